@@ -1,0 +1,67 @@
+"""How a forward or backward pass is run when its result must be trusted: weights frozen, float32, one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+ROWS = 32
+"""Rows of every forward pass in evaluation, whatever the batch: float32 kernels round differently for other
+shapes."""
+
+
+RowWise = TypeVar("RowWise", bound=Callable[..., tuple[Tensor, ...]])
+
+
+def in_rows(function: RowWise, rows: int) -> RowWise:
+    """``function`` of row-wise tensors, called on chunks of exactly ``rows`` rows.
+
+    The last chunk is filled up by repeating rows from its start. Kernels round differently for different shapes;
+    with one shape for every call, what happens to an example does not depend on how many others are in its batch.
+    """
+
+    def chunked(*tensors: Tensor) -> tuple[Tensor, ...]:
+        parts = []
+        count, device = len(tensors[0]), tensors[0].device
+        for first in range(0, count, rows):
+            chunk = torch.arange(first, min(first + rows, count), device=device)
+            filled = chunk[torch.arange(rows, device=device) % len(chunk)]
+            parts.append([result[: len(chunk)] for result in function(*(tensor[filled] for tensor in tensors))])
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    return cast(RowWise, chunked)
+
+
+@contextmanager
+def frozen(model: object) -> Iterator[None]:
+    """Weights need no gradient inside, and are as they were afterwards.
+
+    Saved activations shrink and a backward pass reaches the pixels without touching any weight.
+    """
+    parameters: Callable[[], Iterator[nn.Parameter]] | None = getattr(model, "parameters", None)
+    wanted = [p for p in parameters() if p.requires_grad] if parameters is not None else []
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def float32_only(device: torch.device) -> Iterator[None]:
+    """No autocast and no TF32 inside: what a verdict is computed with."""
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and a patch embedding is a convolution
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
