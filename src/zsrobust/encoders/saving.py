@@ -1,0 +1,184 @@
+"""A folder that transformers and this package open: weights, tokenizer, card and zsrobust.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsrobust.encoders.preprocessing import read_json
+from zsrobust.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from zsrobust.encoders.preprocessing import Preprocessing
+
+STORY = "zsrobust.json"
+FORMAT = "zsrobust.model/1"
+
+
+def story(folder: Path, origin: Mapping[str, object]) -> dict[str, Any]:
+    """The provenance of the checkpoint in ``folder``.
+
+    Args:
+        folder: What it says about itself in zsrobust.json stays; its source then is the base model of
+            ``origin``.
+        origin: ``source`` and ``revision`` where the folder came from somewhere (the hub); empty for a local
+            folder.
+    """
+    stored = _read(folder)
+    told: dict[str, Any] = {"source": folder.resolve().name, "revision": None, "adapted_on": [], **stored}
+    if stored.get("adapted_on") and origin:
+        told.setdefault("base_model", stored.get("source"))
+    if "license" not in told and (known := _license(folder)):
+        told["license"] = known
+    return {**told, **origin}
+
+
+def _license(folder: Path) -> str | None:
+    """The licence in the front matter of the folder's model card, if it has one."""
+    import yaml
+
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        head = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    found = head.get("license") if isinstance(head, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / STORY
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    if found.pop("format", None) != FORMAT:
+        raise ModelError(f"{folder.name}/{STORY} is not in the format {FORMAT}")
+    return found
+
+
+def write(
+    folder: Path, model: Any, tokenizer: Any, preprocessing: Preprocessing, provenance: Mapping[str, object]
+) -> Path:
+    """Write everything beside ``folder`` and put it in place with one rename.
+
+    Raises:
+        ConfigError: ``folder`` exists and is not one of ours, or ``provenance`` is not JSON-able.
+        ModelError: It cannot be written.
+    """
+    _check_target(folder)
+    told = {"format": FORMAT, **provenance, "versions": _versions()}
+    try:
+        text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"provenance is not JSON-able: {error}") from error
+    fresh = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        fresh.mkdir(parents=True)
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        (fresh / "preprocessor_config.json").write_text(json.dumps(dict(preprocessing.source), indent=2) + "\n")
+        (fresh / STORY).write_text(text + "\n", encoding="utf-8")
+        (fresh / "README.md").write_text(card(folder.name, model.config.model_type, told), encoding="utf-8")
+        _replace(fresh, folder)
+    except OSError as error:
+        raise ModelError(f"'{folder}' cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _check_target(folder: Path) -> None:
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / STORY).is_file():
+            raise ConfigError(f"'{folder}' is not empty and was not written by zsrobust (no {STORY}); not overwritten")
+    elif folder.exists():
+        raise ConfigError(f"'{folder}' is a file, not a folder")
+
+
+def _replace(fresh: Path, folder: Path) -> None:
+    """``fresh`` becomes ``folder``; the earlier content, if any, is gone only after that."""
+    if not folder.exists():
+        os.rename(fresh, folder)
+        return
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
+    os.rename(folder, old)
+    try:
+        os.rename(fresh, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("zsrobust", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def card(title: str, family: str, story: Mapping[str, Any]) -> str:
+    """The README.md of a model repository: YAML front matter and the provenance for people."""
+    import yaml
+
+    head: dict[str, object] = {}
+    if story.get("license"):
+        head["license"] = story["license"]
+    head["library_name"] = "transformers"
+    head["pipeline_tag"] = "zero-shot-image-classification"
+    base = story.get("base_model") or story.get("source")
+    if isinstance(base, str) and base.count("/") == 1:
+        head["base_model"] = base
+    head["tags"] = ["zsrobust", "adversarial-robustness", family]
+    front = yaml.safe_dump(head, sort_keys=False).strip()
+    return f"---\n{front}\n---\n\n# {title}\n\n{_summary(story, base)}\n\n{_table(story)}\n\n{_USE}"
+
+
+def _summary(story: Mapping[str, Any], base: object) -> str:
+    adapted = story.get("adapted_on") or []
+    tasks = ", ".join(map(str, adapted))
+    if not adapted:
+        return f"A copy of {base} written by zsrobust; not adapted."
+    method = story.get("method", "an unnamed method")
+    return (
+        f"{base}, adapted with {method} on {tasks}. Accuracy on these tasks is not zero-shot. A robust "
+        "accuracy is an upper bound: it says what the attacks that were run did not find."
+    )
+
+
+def _table(story: Mapping[str, Any]) -> str:
+    rows = ["| provenance | |", "|---|---|"]
+    for key, value in story.items():
+        if key == "format":
+            continue
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        cell = shown.replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {key} | {cell} |")
+    return "\n".join(rows)
+
+
+_USE = """## Use
+
+```python
+import zsrobust as zr
+
+encoder = zr.load("path/to/this/folder")
+```
+
+`transformers.AutoModel.from_pretrained` and `transformers.AutoProcessor.from_pretrained` open the same
+folder. The provenance above is in `zsrobust.json` for machines.
+"""
