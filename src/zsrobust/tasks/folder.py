@@ -1,0 +1,131 @@
+"""Image folders: one folder a class, optionally under train/, validation/ (or val/) and test/.
+
+Files whose suffix is not an image's, and hidden ones (``.DS_Store``, ``Thumbs.db``,
+``x.jpg:Zone.Identifier``), are passed over and listed in ``ignored``; a file that is called an image is
+never passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zsrobust.errors import DataError
+from zsrobust.tasks.images import is_image
+from zsrobust.tasks.source import (
+    Source,
+    check_undivided,
+    hidden,
+    no_split,
+    shown_names,
+    split_of_folder,
+)
+
+LAYOUT = "expected one folder a class, with that class's images inside: FOLDER/cat/1.jpg, FOLDER/dog/2.jpg, …"
+
+
+@dataclass
+class FolderSource(Source):
+    """Files of one split, sorted by class folder, then by path; an image's row is its place in that order."""
+
+    files: tuple[Path, ...] = ()
+
+    def name(self, row: int) -> str:
+        """The file's path."""
+        return self.files[row].as_posix()
+
+    def content(self, row: int) -> bytes:
+        """The file's bytes."""
+        try:
+            return self.files[row].read_bytes()
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+            raise DataError(f"{self.name(row)}: cannot be read as an image ({reason})") from problem
+
+
+def open_folder(root: Path, split: str) -> FolderSource:
+    """Open one split of an image folder.
+
+    Class names are the class folders' names over all splits, sorted.
+
+    Raises:
+        DataError: empty, flat, without the split, or with a class that has no image in it.
+    """
+    base, class_folders = _base_and_classes(root, split)
+    files: list[Path] = []
+    labels: list[int] = []
+    ignored = [path.name for path in sorted(base.iterdir()) if path.is_file()]
+    for label, folder_name in enumerate(class_folders):
+        images, others = _images_below(base / folder_name)
+        if not images:
+            told = f"; {len(others)} other files were ignored: {shown_names(others, 3)}" if others else ""
+            raise DataError(f"{root}: class '{folder_name}' has no images in {base / folder_name}{told}")
+        files += images
+        labels += [label] * len(images)
+        ignored += others
+    return FolderSource(
+        where=str(root),
+        kind="folder",
+        labels=np.array(labels, dtype=np.int64),
+        data_classes=tuple(class_folders),
+        ignored=tuple(ignored),
+        files=tuple(files),
+    )
+
+
+def folder_splits(root: Path) -> dict[str, Path]:
+    """Split → its folder; empty unless every folder in ``root`` is named after a split."""
+    found: dict[str, Path] = {}
+    for folder in _folders(root):
+        split = split_of_folder(folder.name)
+        if split is None:
+            return {}
+        if split in found:
+            raise DataError(f"{root} has two folders for the {split} split: {found[split].name} and {folder.name}")
+        found[split] = folder
+    return found
+
+
+def _base_and_classes(root: Path, split: str) -> tuple[Path, list[str]]:
+    splits = folder_splits(root)
+    if not splits:
+        class_folders = [folder.name for folder in _folders(root)]
+        if not class_folders:
+            raise _no_class_folders(root)
+        check_undivided(str(root), split, "put the class folders under train/, validation/ and test/")
+        return root, class_folders
+    if split not in splits:
+        raise no_split(str(root), split, list(splits))
+    class_folders = sorted({folder.name for base in splits.values() for folder in _folders(base)})
+    if not class_folders:
+        raise _no_class_folders(splits[split])
+    return splits[split], class_folders
+
+
+def _no_class_folders(folder: Path) -> DataError:
+    images, others = _images_below(folder)
+    if images:
+        return DataError(f"{folder} has {len(images)} images but no class folders; {LAYOUT}")
+    told = f"has no images ({len(others)} other files)" if others else "is empty"
+    return DataError(f"{folder} {told}; {LAYOUT}")
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted((path for path in root.iterdir() if path.is_dir() and not hidden(path)), key=lambda path: path.name)
+
+
+def _images_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """(image files, names of other files) below a folder, sorted by path; a missing folder has none."""
+    images: list[Path] = []
+    others: list[str] = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(Path(name))]
+        for name in names:
+            if is_image(name):
+                images.append(Path(here, name))
+            else:
+                others.append(name)
+    return sorted(images, key=lambda path: path.relative_to(folder).as_posix()), sorted(others)

@@ -1,0 +1,353 @@
+"""Tasks from TOML files: ours, a folder's, an installed package's; and every mistake in one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tasks.tiny_data import pixels, write_folder, write_parquet, write_webdataset
+
+from zsrobust.errors import ConfigError, DataError, UnknownName
+from zsrobust.geometry import Geometry
+from zsrobust.tasks import find, names, task
+
+BIRDS = """
+version = 3
+description = "Birds."
+follows_from = ["cifar10"]
+classes = ["owl", "wren"]
+templates = ["a {}", "the {}"]
+[source]
+local = ["birds-{split}.parquet", "birds"]
+[geometry]
+size = 8
+[splits]
+train = { from = "train", rows = "0:4", size = 6 }
+validation = { from = "train", rows = "4:6", size = 6 }
+test = 3
+"""
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """A TOML and, elsewhere, its data."""
+    file = tmp_path / "defs" / "birds.toml"
+    file.parent.mkdir()
+    file.write_text(BIRDS)
+    write_parquet(tmp_path / "store" / "birds-train.parquet", [0, 1, 0, 1, 1, 0], names=["owl", "Wren"], first=10)
+    write_parquet(tmp_path / "store" / "birds-test.parquet", [1, 0, 1], names=["owl", "wren"])
+    return file
+
+
+def edit(file: Path, *changes: tuple[str, str]) -> Path:
+    """Replace text in a TOML."""
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return file
+
+
+def test_a_toml_by_path(birds, tmp_path):
+    opened = task(birds, data=tmp_path / "store")
+    assert (opened.name, opened.version, opened.description) == ("birds", 3, "Birds.")
+    assert opened.class_names == ("owl", "wren")
+    assert opened.templates == ("a {}", "the {}")
+    assert opened.follows_from == ("cifar10",)
+    assert opened.geometry == Geometry(size=(8, 8))
+    np.testing.assert_array_equal(opened.images([2, 0]), np.stack([pixels(2), pixels(0)]))
+
+
+def test_a_validation_split_is_carved_out_of_train_and_keeps_its_rows(birds, tmp_path):
+    train, validation = (task(birds, split=split, data=tmp_path / "store") for split in ("train", "validation"))
+    assert train.ids.tolist() == [0, 1, 2, 3]
+    assert validation.ids.tolist() == [4, 5]
+    assert validation.labels.tolist() == [1, 0]
+    np.testing.assert_array_equal(validation.images([0])[0], pixels(14))
+    assert train.fingerprint != validation.fingerprint
+
+
+def test_a_folder_of_tomls_adds_names(birds, tmp_path):
+    assert "birds" not in names()
+    assert "birds" in names(birds.parent)
+    assert len(task("birds", tasks_dir=birds.parent, data=tmp_path / "store")) == 3
+    with pytest.raises(UnknownName, match="unknown task 'bird'; did you mean 'birds'"):
+        task("bird", tasks_dir=birds.parent)
+    with pytest.raises(ConfigError, match="the tasks folder nowhere does not exist"):
+        names("nowhere")
+
+
+def test_a_clash_with_a_known_name_is_refused(birds):
+    edit(birds.rename(birds.parent / "cifar10.toml"))
+    with pytest.raises(ConfigError, match=r"task 'cifar10' of .*defs/cifar10\.toml clashes with .*; rename it"):
+        names(birds.parent)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["FOLDER = __path__[0]", "def FOLDER(): return __path__[0]", "import pathlib; FOLDER = pathlib.Path(__path__[0])"],
+)
+def test_an_installed_package_adds_tasks(birds, tmp_path, monkeypatch, body):
+    package = tmp_path / "site" / "my_birds"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(body + "\n")
+    birds.rename(package / "birds.toml")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.delitem(sys.modules, "my_birds", raising=False)
+    for value in ("my_birds", "my_birds:FOLDER"):
+        _install(monkeypatch, value)
+        assert "birds" in names()
+        assert find("birds").version == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no_such_package:x", r"mine = no_such_package:x .* cannot be loaded \(ModuleNotFoundError"),
+        ("json:__name__", "gives 'json'; expected a folder with task TOMLs"),
+        ("os:abort_nothing", "cannot be loaded"),
+    ],
+)
+def test_a_broken_package_is_named(monkeypatch, value, message):
+    _install(monkeypatch, value)
+    with pytest.raises(ConfigError, match=message):
+        names()
+
+
+def _install(monkeypatch, value: str) -> None:
+    entry = EntryPoint("mine", value, "zsrobust.tasks")
+    monkeypatch.setattr("zsrobust.tasks.catalogue.entry_points", lambda group: [entry] if entry.group == group else [])
+
+
+def test_the_real_entry_points_are_asked():
+    import zsrobust.tasks.catalogue as catalogue
+
+    assert catalogue.entry_points is importlib.metadata.entry_points
+
+
+def test_the_data_folder_comes_from_the_argument_the_environment_or_here(birds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"task 'birds': no data; looked for data/birds-test\.parquet, data/birds \(--data"
+    ):
+        task(birds)
+    monkeypatch.setenv("ZSROBUST_DATA", str(tmp_path / "store"))
+    assert len(task(birds)) == 3
+    with pytest.raises(DataError, match=r"looked for other/birds-test\.parquet, other/birds"):
+        task(birds, data="other")
+    monkeypatch.delenv("ZSROBUST_DATA")
+    (tmp_path / "store").rename(tmp_path / "data")
+    assert len(task(birds)) == 3
+
+
+def test_a_path_beside_the_toml(birds):
+    edit(birds, ('local = ["birds-{split}.parquet", "birds"]', 'path = "photos"'))
+    write_folder(birds.parent / "photos" / "test", {"owl": 1, "wren": 2})
+    assert task(birds).labels.tolist() == [0, 1, 1]
+
+
+def test_the_second_place_is_used_where_the_first_is_missing(birds, tmp_path):
+    for file in (tmp_path / "store").iterdir():
+        file.unlink()
+    write_folder(tmp_path / "store" / "birds" / "test", {"owl": 1, "wren": 2})
+    assert task(birds, data=tmp_path / "store").source.kind == "folder"
+
+
+def test_names_and_templates_left_out_are_those_of_the_data(tmp_path):
+    root = write_webdataset(tmp_path / "w", [[0, 1]], ["cat", "big_dog"])
+    file = tmp_path / "pets.toml"
+    file.write_text(f'[source]\npath = "{root.name}"\n')
+    opened = task(file)
+    assert (opened.class_names, opened.templates) == (("cat", "big dog"), ("a photo of a {}.", "art of {}"))
+    file.write_text(f'classes = ["tom", "rex"]\ndata_classes = ["cat", "big_dog"]\n[source]\npath = "{root.name}"\n')
+    assert task(file).class_names == ("tom", "rex")
+    assert task(file, classes=["a", "b"], templates="{}").class_names == ("a", "b")
+    assert task(file, classes={"big_dog": "max"}).class_names == ("tom", "max")
+
+
+def test_select_in_the_toml_and_as_an_argument(birds, tmp_path):
+    edit(birds, ("version = 3", 'version = 3\nselect = ["wren"]'))
+    assert task(birds, data=tmp_path / "store").ids.tolist() == [0, 2]
+    assert task(birds, data=tmp_path / "store", select=["owl"]).ids.tolist() == [1]
+    assert len(task(birds, data=tmp_path / "store", select=[])) == 3
+
+
+def test_images_of_another_size_than_the_toml_says(birds, tmp_path):
+    edit(birds, ("size = 8", "size = 9"))
+    with pytest.raises(DataError, match=r"birds-test\.parquet row 0 is 8x8, but every image must be 9x9"):
+        task(birds, data=tmp_path / "store").images([0])
+    edit(birds, ("size = 9", 'resize = 6\ncrop = [4, 5]\ninterpolation = "bilinear"'))
+    opened = task(birds, data=tmp_path / "store")
+    assert opened.geometry == Geometry(6, (4, 5), "bilinear")
+    assert opened.images([0]).shape == (1, 4, 5, 3)
+
+
+def test_classes_in_another_order_than_the_data(birds, tmp_path):
+    edit(birds, ('["owl", "wren"]', '["wren", "owl"]'))
+    with pytest.raises(DataError, match=r"task 'birds': class 0 is 'wren', but 'owl' in .*; where the data calls its"):
+        task(birds, data=tmp_path / "store")
+
+
+def test_other_data_classes_than_the_toml_says(birds, tmp_path):
+    edit(birds, ("templates", 'data_classes = ["owl", "wren"]\ntemplates'))
+    assert len(task(birds, data=tmp_path / "store")) == 3
+    with pytest.raises(DataError, match=r"class 1 is 'wren', but 'Wren' in .*birds-train\.parquet$"):
+        task(birds, split="train", data=tmp_path / "store")
+
+
+def test_another_number_of_classes(birds, tmp_path):
+    edit(birds, ('"wren"]', '"wren", "auk"]'))
+    with pytest.raises(DataError, match=r"task 'birds' has 3 classes, but .*birds-test\.parquet has 2"):
+        task(birds, data=tmp_path / "store")
+
+
+def test_another_number_of_examples(birds, tmp_path):
+    edit(birds, ("test = 3", "test = 10000"))
+    with pytest.raises(
+        DataError,
+        match=r"task 'birds': .*birds-test\.parquet has 3 examples in its 'test' split, but its TOML says 10,000",
+    ):
+        task(birds, data=tmp_path / "store", limit=2)
+    edit(birds, (', rows = "4:6", size = 6', ', rows = "4:9"'))
+    with pytest.raises(DataError, match=r"rows 4:9 of .*, which has only 6"):
+        task(birds, split="validation", data=tmp_path / "store")
+
+
+def test_a_split_the_toml_does_not_declare(birds, tmp_path):
+    with pytest.raises(UnknownName, match="unknown split of task 'birds' 'valid'; did you mean 'validation'"):
+        task(birds, split="valid", data=tmp_path / "store")
+
+
+def test_undivided_rows_are_divided_by_the_toml(tmp_path):
+    write_parquet(tmp_path / "x.parquet", [0, 1, 0, 1, 0, 1], names=["a", "b"])
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[source]\npath = "x.parquet"\n[splits]\n'
+        'train = { from = "all", rows = "0:4" }\ntest = { from = "all", rows = "4:6" }\n'
+    )
+    assert task(file, split="train").ids.tolist() == [0, 1, 2, 3]
+    assert task(file).ids.tolist() == [4, 5]
+
+
+def test_a_kind_that_the_data_is_not(birds, tmp_path):
+    edit(birds, ("[source]", '[source]\nkind = "webdataset"'))
+    with pytest.raises(
+        DataError, match=r"birds-test\.parquet looks like parquet, but its TOML says kind = 'webdataset'"
+    ):
+        task(birds, data=tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("version = 3", "verison = 3", r"birds\.toml: unknown key 'verison'; did you mean 'version'"),
+        ("version = 3", 'version = "3"', r"birds\.toml: version = '3' must be a whole number"),
+        ("version = 3", "version = true", "version = True must be a whole number"),
+        ("version = 3", 'name = "brids"', r"name = 'brids', but the file must be called as the task: brids\.toml"),
+        ('description = "Birds."', "description = 1", "description = 1 must be a text"),
+        ('["owl", "wren"]', '"owl"', "classes = 'owl' must be a list of texts"),
+        ('["owl", "wren"]', '["owl", 2]', "must be a list of texts"),
+        ('["owl", "wren"]', '["owl", "owl"]', "classes: the class name 'owl' is there twice"),
+        ('["a {}", "the {}"]', '["a photo"]', r"the template 'a photo' needs exactly one {}"),
+        ("[source]", '[source]\nhubb = "a/b"', r"unknown key in \[source\] 'hubb'; did you mean 'hub'"),
+        ("[source]", '[source]\nkind = "folders"', r"unknown \[source\] kind 'folders'; did you mean 'folder'"),
+        ("[source]", '[source]\nkind = "world"', "kind = 'world' needs a view"),
+        ('local = ["birds-{split}.parquet", "birds"]', "", r"\[source\] needs one of kind = 'world' or 'digits', path"),
+        ("size = 8", "sizes = 8", r"unknown key in \[geometry\] 'sizes'; did you mean 'size'"),
+        ("size = 8", 'size = "8"', "geometry size = "),
+        ("size = 8", "size = 8\ncrop = 4", "leave out resize and crop"),
+        ("size = 8", 'resize = 8\ninterpolation = "cubic"', "unknown interpolation 'cubic'; did you mean 'bicubic'"),
+        ("test = 3", "test = -3", r"\[splits\] test = -3 is neither a number of examples nor a table"),
+        ("test = 3", 'test = { form = "train" }', r"unknown key in \[splits\] test 'form'; did you mean 'from'"),
+        (
+            "test = 3",
+            'test = { from = "train", rows = "5:6" }',
+            r"\[splits\] test and validation overlap: both have rows",
+        ),
+        ('rows = "0:4", ', "", r"\[splits\] train and validation overlap: both have rows of the data's 'train'"),
+        ('"4:6"', '"4-6"', r"\[splits\] validation: rows = '4-6' is not a range 'first:end' within the split"),
+        ('"4:6"', '"4:7"', "rows = '4:7' is not a range"),
+        ("version = 3", "version = ", r"birds\.toml is not a readable TOML file \(Invalid value"),
+    ],
+)
+def test_mistakes_in_a_toml(birds, old, new, message):
+    edit(birds, (old, new))
+    with pytest.raises(ConfigError, match=message):
+        task(birds)
+
+
+def test_a_toml_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.toml is not a readable TOML file \(No such file or directory\)"):
+        task(tmp_path / "x.toml")
+
+
+# what the package ships
+
+
+def test_every_shipped_toml_is_well_formed():
+    known = names()
+    assert {"cifar10", "digits", "world-shape"} <= set(known)
+    for name in known:
+        spec = find(name)
+        assert spec.templates, name
+        assert spec.geometry is not None, name
+        assert spec.splits is not None, name
+        assert set(spec.follows_from) <= set(known), name
+
+
+def test_digits():
+    train, validation, test = (task("digits", split=split) for split in ("train", "validation", "test"))
+    assert (len(train), len(validation), len(test)) == (600, 400, 797)
+    images = test.images(range(797))
+    assert images.shape == (797, 8, 8, 3)
+    assert (images.min(), images.max()) == (0, 255)
+    assert (images[..., 0] == images[..., 2]).all()
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    np.testing.assert_allclose(images[7, :, :, 1], data.images[1007] * 255 / 16, atol=0.5)
+    np.testing.assert_array_equal(test.labels, data.target[1000:])
+    ids = {t.image_id(0) for t in (train, validation, test)}
+    assert len(ids) == 3
+    assert test.fingerprint == task("digits").fingerprint != train.fingerprint
+
+
+def test_the_world():
+    shape, colour = task("world-shape", limit=20), task("world-colour")
+    images = shape.images([0, 19])
+    assert images.shape == (2, 64, 64, 3)
+    assert np.bincount(shape.labels).tolist() == [2] * 10
+    assert shape.image_id(3) == colour.image_id(int(shape.ids[3]))
+    assert shape.image_id(3) != task("world-shape", split="validation").image_id(int(shape.ids[3]))
+    assert shape.fingerprint == task("world-shape", limit=20).fingerprint
+    assert shape.describe()["fingerprint_images"] == 8
+    from zsrobust.tasks.world.views import VIEWS
+
+    np.testing.assert_array_equal(images[1], VIEWS["shape"].image("test", int(shape.ids[19])))
+    assert shape.class_names == VIEWS["shape"].class_names
+
+
+def test_a_world_view_or_split_that_is_not_there(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[source]\nkind = "world"\nview = "shapes"\n')
+    with pytest.raises(UnknownName, match="unknown view of the world 'shapes'; did you mean 'shape'"):
+        task(file)
+    file.write_text('[source]\nkind = "world"\nview = "shape"\n[splits]\ndev = 10\n')
+    with pytest.raises(UnknownName, match="unknown split of the world 'dev'"):
+        task(file, split="dev")
+
+
+def test_listing_and_describing_import_nothing_heavy():
+    import subprocess
+
+    code = (
+        "import sys; from zsrobust.tasks import find, names; [find(n) for n in names()]; "
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'PIL', 'sklearn'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
