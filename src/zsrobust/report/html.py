@@ -1,0 +1,56 @@
+"""The report as one HTML file that loads nothing: styles, drawings and pictures are inside it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+
+from zsrobust.report import charts, view, words
+from zsrobust.report.load import ModelPicture, Picture
+from zsrobust.report.summary import Summary
+
+
+def html(summary: Summary) -> str:
+    """The whole page. Everything that comes from a run is escaped by the template engine."""
+    names = view.short_names(summary)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        percent=words.percent,
+        whole_percent=words.whole_percent,
+        points=words.points,
+        span=words.span,
+        signed_span=words.signed_span,
+        pixels=words.pixels,
+        short=lambda model: names.get(model, model),
+    )
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    return template.render(
+        summary=summary,
+        title=view.title(summary),
+        tables=view.tables(summary),
+        conditions=view.conditions,
+        remarks=view.remarks(summary),
+        tracks=charts.tracks,
+        panels=charts.panels(summary),
+        upper_bound=words.UPPER_BOUND,
+        threats={threat.text: threat for threat in summary.threats},
+        verdict=verdict,
+        size=size,
+    )
+
+
+def verdict(shown: ModelPicture) -> str:
+    """What became of the prediction, in words; says so if rounding to 8 bits (a PNG file) changes it."""
+    sentence = "Broken" if shown.verdict == "broken" else "Survived"
+    if shown.verdict_8bit != shown.verdict:
+        sentence += f" (but {shown.verdict_8bit} once rounded to 8 bits)"
+    return sentence
+
+
+def size(picture: Picture, shown: ModelPicture, norms: dict[str, words.Threat]) -> str:
+    """How far the image was moved, in the unit of its threat."""
+    threat = norms.get(picture.threat) or words.parse_threat(picture.threat)
+    if threat.norm == "linf":
+        return f"no pixel moved by more than {words.pixels(shown.size)}"
+    return f"moved by {shown.size:.3g} ({threat.norm})"

@@ -1,0 +1,122 @@
+"""The report on a terminal; everything fits into 80 columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from zsrobust.report.summary import Mean, Row, Summary
+from zsrobust.report.view import Line, Table, conditions, remarks, short_names, tables
+from zsrobust.report.words import UPPER_BOUND, percent, points, signed_span, span
+
+
+def terminal(summary: Summary, console: Console | None = None) -> None:
+    """Print a summary: for each threat and seed its conditions, table and headline; then the remarks."""
+    console = console or Console()
+    console.print(_facts(_roles(summary)))
+    for table in tables(summary):
+        _print_table(summary, table, console)
+    if summary.across_seeds:
+        _print_seeds(summary, console)
+    for remark in remarks(summary):
+        console.print(f"[bold]![/] {escape(remark)}", highlight=False)
+    console.print(f"\n[dim]{UPPER_BOUND}[/]", highlight=False)
+
+
+def plain(summary: Summary) -> str:
+    """What :func:`terminal` prints, as text without colours."""
+    stream = io.StringIO()
+    terminal(summary, Console(file=stream, width=80, color_system=None))
+    return stream.getvalue()
+
+
+def _roles(summary: Summary) -> list[tuple[str, str]]:
+    names = [model.name for model in summary.models]
+    if len(names) == 2 and len(summary.pairs) == 1:
+        return [("Before", summary.pairs[0][0]), ("After", summary.pairs[0][1])]
+    return [("Model", name) for name in names]
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> Grid:
+    grid = Grid.grid(padding=(0, 1, 0, 0))
+    for noun, sentence in facts:
+        grid.add_row(f"[bold]{noun:<8}[/]", escape(sentence))
+    return grid
+
+
+def _print_table(summary: Summary, table: Table, console: Console) -> None:
+    console.print()
+    console.print(_facts(conditions(summary, table)))
+    flat = table.pair is not None or len(summary.models) == 1
+    names = {} if flat else short_names(summary)
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    grid.add_column("accuracy in %", overflow="fold" if flat else "ellipsis", no_wrap=not flat, max_width=26)
+    grid.add_column("n", justify="right")
+    grid.add_column("clean", justify="right")
+    grid.add_column("robust (95 % interval)", justify="right")
+    if summary.pairs:
+        grid.add_column("change", justify="right")
+    for i, block in enumerate(table.blocks):
+        if i:
+            grid.add_section()
+        grid.add_row(f"[bold underline]{block.title}[/]")
+        shown = ""
+        for line in block.lines:
+            if not flat and line.label != shown:
+                grid.add_row(escape(line.label), style="bold" if line.mean else None)
+                shown = line.label
+            grid.add_row(*_cells(line, names, bool(summary.pairs)), style="bold" if line.mean else None)
+    console.print(grid)
+    result = Grid.grid(padding=(0, 1, 0, 0))
+    for line in table.headline:
+        result.add_row("[bold]Headline[/]", _headline(table, line, names))
+    console.print(result)
+
+
+def _cells(line: Line, names: Mapping[str, str], changes: bool) -> list[str]:
+    clean, robust = percent(line.after.clean), _robust(line.after)
+    if line.before is not None:
+        clean, robust = f"{percent(line.before.clean)} → {clean}", f"{_robust(line.before)} → {robust}"
+    label = f"  {names[line.model]}" if names else line.label
+    if changes and not names and line.before is None:
+        label += f" ({line.model} only)"
+    cells = [escape(label), f"{line.n}", clean, robust]
+    return [*cells, "" if line.change is None else points(line.change.robust_change)] if changes else cells
+
+
+def _robust(scores: Row | Mean) -> str:
+    return f"{percent(scores.robust)} ({span(scores.robust_interval, 0)})"
+
+
+def _headline(table: Table, line: Line, names: Mapping[str, str]) -> str:
+    words = table.headline_words + (f", {escape(names[line.model])}" if names else "")
+    change = line.change
+    if change is None:
+        return (
+            f"[bold]{words}: robust {percent(line.after.robust)} % ({span(line.after.robust_interval)})[/], "
+            f"clean {percent(line.after.clean)} % ({span(line.after.clean_interval)})"
+        )
+    return (
+        f"[bold]{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)} %, "
+        f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)})[/]; "
+        f"clean {percent(change.clean_before)} → {percent(change.clean_after)} %, "
+        f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)})"
+    )
+
+
+def _print_seeds(summary: Summary, console: Console) -> None:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="Mean over seeds (least–largest)")
+    names = short_names(summary)
+    for column in ("model", "tier", "threat"):
+        grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=17)
+    for column in ("seeds", "clean", "robust"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for a in summary.across_seeds:
+        values = [f"{percent(v)} ({span(r, 0)})" for v, r in ((a.clean, a.clean_range), (a.robust, a.robust_range))]
+        grid.add_row(escape(names[a.model]), a.tier, a.threat, str(len(a.seeds)), *values)
+    console.print(grid)

@@ -1,0 +1,104 @@
+"""Numbers and threats, in words that a reader outside the field understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zsrobust.errors import RunError
+from zsrobust.statistics import Interval
+
+TIERS = ("adapted", "related", "unrelated")
+NOT_ADAPTED = "not adapted"
+
+TIER_WORDS = {
+    "adapted": ("Adapted", "the task of the adaptation itself"),
+    "related": ("Related", "tasks whose label follows from the adaptation's label"),
+    "unrelated": ("Unrelated", "tasks the adaptation says nothing about; the headline"),
+    NOT_ADAPTED: ("Not adapted", "all tasks but the adapted one"),
+}
+
+UPPER_BOUND = (
+    "A robust accuracy is an upper bound: a stronger attack can only lower it. "
+    "The 95 % interval covers the sampling of images only, not the weakness of the attack."
+)
+
+_SPACES = {"native": "at the task's own resolution", "model": "at the model's input resolution"}
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an adversary may do, as the runs name it."""
+
+    text: str
+    norm: str
+    eps_text: str
+    eps: float
+    space: str
+
+    @property
+    def words(self) -> str:
+        """A plain sentence without its full stop."""
+        where = _SPACES.get(self.space, f"in the space '{self.space}'")
+        if self.eps == 0:
+            return "nothing may change: robust accuracy is clean accuracy"
+        if self.norm == "linf":
+            return f"every pixel may change by at most {self.eps_text}, {where}"
+        if self.norm == "l2":
+            return f"the change of the whole image has Euclidean length at most {self.eps_text}, {where}"
+        return f"the change has {self.norm} norm at most {self.eps_text}, {where}"
+
+    @property
+    def short(self) -> str:
+        """For axes and headings: ``ε = 4/255``."""
+        return f"ε = {self.eps_text}"
+
+
+def parse_threat(text: str) -> Threat:
+    """``"linf:4/255:native"`` taken apart.
+
+    Raises:
+        RunError: not of the form norm:eps:space.
+    """
+    try:
+        norm, eps_text, space = text.split(":")
+        numerator, _, denominator = eps_text.partition("/")
+        eps = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise RunError(f"threat '{text}' is not of the form norm:eps:space, for example linf:4/255:native") from None
+    return Threat(text, norm, eps_text, eps, space)
+
+
+def percent(share: float) -> str:
+    """0.6104 → ``61.0``."""
+    return f"{100 * share:.1f}"
+
+
+def whole_percent(share: float) -> str:
+    """0.61 → ``61``, and never 0 for what is not."""
+    return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
+
+
+def points(change: float) -> str:
+    """0.293 → ``+29.3``, with a real minus sign."""
+    text = f"{100 * change:+.1f}"
+    return "±0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def span(interval: Interval, digits: int = 1) -> str:
+    """(0.54, 0.675) → ``54.0–67.5``."""
+    return "–".join(f"{100 * end:.{digits}f}" for end in interval)
+
+
+def signed_span(interval: Interval) -> str:
+    """(−0.01, 0.03) → ``−1.0 to +3.0``."""
+    return " to ".join(points(end) for end in interval)
+
+
+def pixels(size: float) -> str:
+    """A size in [0, 1] in steps of 1/255: 0.0157 → ``4.0/255``."""
+    return f"{255 * size:.1f}/255"
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 task``, ``3 tasks``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
