@@ -32,7 +32,7 @@ def uniform(keys: Sequence[tuple[str | int, ...]], shape: Sequence[int], *, devi
     Returns:
         (B, *shape) float32 in [0, 1); row i depends on ``keys[i]`` alone.
     """
-    rows = torch.empty(len(keys), *shape)
+    rows = torch.empty(len(keys), *shape, dtype=torch.float32)
     for row, key in zip(rows, keys, strict=True):
         row.uniform_(generator=generator(*key))
     return rows.to(device)

@@ -42,6 +42,7 @@ def parse(text: str, threat: Threat, *, step_size: float | None = None, restarts
 
 
 def _pgd(threat: Threat, argument: str | None, *, step_size: float | None, restarts: int) -> PGD:
+    """Projected gradient descent: pgd:20 takes 20 steps from a random start (10 if no number is given)."""
     from zsrobust.attacks.pgd import PGD
 
     if argument is not None and not argument.isdecimal():
@@ -50,6 +51,7 @@ def _pgd(threat: Threat, argument: str | None, *, step_size: float | None, resta
 
 
 def _fgsm(threat: Threat, argument: str | None, *, step_size: float | None, restarts: int) -> PGD:
+    """Fast gradient sign method: one step of size ε from the image itself."""
     from zsrobust.attacks.pgd import fgsm
 
     if argument is not None or step_size is not None or restarts != 1:

@@ -1,0 +1,171 @@
+"""Everything a training loop needs to go on as if nothing had happened.
+
+A checkpoint is a folder ``step-00000120`` with the adapted weights and the optimizer's state (safetensors) and a
+readable ``state.json``. It is written beside its place and renamed, so a checkpoint that has its name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zsrobust.errors import RunError
+from zsrobust.run_folder import writing
+
+FORMAT = "zsrobust.checkpoint/1"
+KEEP = 2
+_STATE = {"format", "step", "losses", "configuration"}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training is.
+
+    Attributes:
+        step: Optimizer steps done.
+        losses: What the divergence guard remembers.
+    """
+
+    step: int
+    losses: Mapping[str, float]
+
+
+def save(
+    folder: Path,
+    position: Position,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    configuration: Mapping[str, object],
+) -> Path:
+    """Writes ``folder/step-N`` atomically and removes all but the last two.
+
+    Raises:
+        RunError: the disk is full or the folder read-only; earlier checkpoints are untouched.
+    """
+    final = folder / f"step-{position.step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    with writing(final):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _save_tensors(temporary / "weights.safetensors", {n: p.detach() for n, p in parameters.items()})
+        _save_tensors(
+            temporary / "optimizer.safetensors", _flatten(optimizer) | {"random_state": torch.get_rng_state()}
+        )
+        state = {"format": FORMAT, "step": position.step, "losses": position.losses, "configuration": configuration}
+        (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        for file in [*temporary.iterdir(), temporary]:
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        _sync(folder)
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+    except Exception as error:  # safetensors wraps the operating system's errors in its own type
+        raise OSError(0, str(error)) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _steps(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint, None where there is none."""
+    steps = _steps(folder)
+    return steps[-1] if steps else None
+
+
+def restore(
+    path: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    configuration: Mapping[str, object],
+) -> Position:
+    """Loads a checkpoint into the weights, the optimizer and torch's random state.
+
+    Raises:
+        RunError: another configuration (the first key that differs is named), or a file that is not what it should
+            be.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_text())
+        if not isinstance(state, dict) or (state.get("format") == FORMAT and state.keys() != _STATE):
+            raise ValueError(f"state.json does not hold {', '.join(sorted(_STATE))}")
+        weights = load_file(path / "weights.safetensors")
+        tensors = load_file(path / "optimizer.safetensors")
+        random_state = tensors.pop("random_state")
+    except Exception as error:  # json, OS and safetensors each have their own
+        raise RunError(f"checkpoint {path} cannot be read ({error}); remove it to go on from the one before") from None
+    if state.get("format") != FORMAT:
+        raise RunError(f"checkpoint {path} was written as {state.get('format')!r}, this version reads {FORMAT!r}")
+    _same_configuration(path, state["configuration"], configuration)
+    if weights.keys() != parameters.keys():
+        raise RunError(
+            f"checkpoint {path} belongs to another model: it holds {len(weights)} tensors, not {len(parameters)}"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise RunError(f"checkpoint {path} belongs to another model: {name} is {tuple(weights[name].shape)}")
+            parameter.copy_(weights[name])
+    torch.set_rng_state(random_state)
+    _unflatten(optimizer, tensors)
+    return Position(int(state["step"]), state["losses"])
+
+
+def _same_configuration(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    now = json.loads(json.dumps(now))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise RunError(
+                f"{path.parent.parent} was started with another configuration: {key} was {before.get(key)!r}, "
+                f"now {now.get(key)!r}; resume with the old one, or use another run folder"
+            )
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as ``"<index of the parameter>.<name>"``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items() if value is not None}
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def trainable(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+    """Name → parameter, in a fixed order, each set to require a gradient."""
+    chosen = dict(sorted(parameters))
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    return chosen

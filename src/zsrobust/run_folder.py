@@ -1,0 +1,152 @@
+"""A run on disk: what was asked (config.yaml), what was used (run.json), what was measured (records.jsonl)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zsrobust
+from zsrobust.errors import RunError
+from zsrobust.records import RecordFile
+
+FORMAT = "zsrobust.run/1"
+_DERIVED = ("fingerprint", "fingerprint_images")  # named last: what made them differ says more
+_PACKAGES = ("torch", "transformers", "numpy", "pillow")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk, a read-only folder and their kin into one line that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}; nothing already saved is lost") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or the old one, never half of it.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    own = {"python": platform.python_version(), "zsrobust": zsrobust.__version__}
+    return own | {name: version(name) for name in _PACKAGES}
+
+
+class RunFolder:
+    """A run folder, new or resumed.
+
+    What a name stands for cannot change within a run: a model, task or attack that comes again must be the same one.
+
+    Args:
+        path: The folder; made if it does not exist.
+        kind: What made it, for example ``"evaluate"``.
+        settings: What must be the same when the run is resumed: precision, rows of a forward pass, space …
+
+    Raises:
+        RunError: not writable, not a run folder, or made with other settings.
+    """
+
+    def __init__(self, path: str | Path, *, kind: str, settings: Mapping[str, object]) -> None:
+        self.path = Path(path)
+        self.records = RecordFile(self.path / "records.jsonl")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        fresh: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            **settings,
+            "models": [],
+            "tasks": [],
+            "attacks": [],
+            "threats": [],
+            "seeds": [],
+        }
+        self.header = self._resume(fresh, settings) if (self.path / "run.json").exists() else fresh
+        self._save()
+
+    def _resume(self, fresh: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
+        try:
+            header: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+            if not isinstance(header, dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / 'run.json'} cannot be read: {error}") from None
+        if header.get("format") != FORMAT:
+            raise RunError(
+                f"{self.path} was written as {header.get('format')!r}, this version writes {FORMAT!r}; "
+                "name another folder"
+            )
+        for key, value in settings.items():
+            if header.get(key) != value:
+                raise _changed(self.path, key, header.get(key), value)
+        return fresh | header
+
+    def declare(self, section: str, item: Mapping[str, object] | str | int) -> None:
+        """Adds a model, task, attack, threat or seed to ``run.json``; a second time it must be the same.
+
+        Raises:
+            RunError: the run knows another thing by that name.
+        """
+        known: list[Any] = self.header[section]
+        if isinstance(item, Mapping):
+            entry: Any = json.loads(json.dumps(item))
+            same = [old for old in known if old["name"] == entry["name"] and old.get("threat") == entry.get("threat")]
+            for old in same:
+                for key in sorted(old.keys() | entry.keys()):
+                    if old.get(key) != entry.get(key):
+                        what = f"{key} of {section[:-1]} '{entry['name']}'"
+                        raise _changed(self.path, what, old.get(key), entry.get(key))
+            if same:
+                return
+        elif item in known:
+            return
+        known.append(item)
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps(self.header, indent=1, ensure_ascii=False)
+        write_atomically(self.path / "run.json", text.encode())
+
+    def write_config(self, text: str) -> None:
+        """Stores the resolved configuration as ``config.yaml``."""
+        write_atomically(self.path / "config.yaml", text.encode())
+
+
+def _changed(path: Path, what: str, before: object, now: object) -> RunError:
+    return RunError(
+        f"{path} was started with another configuration: {what} was {_short(before)}, now {_short(now)}; "
+        "resume with the old one, or use another run folder"
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
