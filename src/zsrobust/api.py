@@ -1,0 +1,262 @@
+"""What a user's program calls: evaluate and compare, in a few plain arguments."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from zsrobust.attacks import parse
+from zsrobust.attacks.base import Attack
+from zsrobust.encoders import load
+from zsrobust.encoders.base import Encoder
+from zsrobust.errors import ConfigError
+from zsrobust.evaluation import BATCH_SIZE, Watcher, describe_model, device_of, evaluate_into, settings
+from zsrobust.passes import ROWS
+from zsrobust.pictures import ImageExporter, draw
+from zsrobust.report import Run, Summary, load_run, summarise, write
+from zsrobust.run_folder import RunFolder
+from zsrobust.tasks import Task, task
+from zsrobust.threat import Threat
+
+
+class Evaluation:
+    """The records of one evaluation; ``print`` it for its table.
+
+    Attributes:
+        run: What was asked and measured.
+        summary: Accuracies with intervals, as in ``summary.json``.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.summary: Summary = summarise([run])
+
+    def __str__(self) -> str:
+        return str(self.summary)
+
+
+def evaluate(
+    model: Encoder | str | Sequence[Encoder | str],
+    tasks: str | Task | Sequence[str | Task],
+    *,
+    attacks: str | Attack | Sequence[str | Attack] = "pgd:20",
+    threat: Threat | str | Sequence[Threat | str] = "linf:1/255:native",
+    limit: int | None = None,
+    seed: int | Sequence[int] = 0,
+    split: str = "test",
+    run: str | Path | None = None,
+    step_size: float | None = None,
+    restarts: int = 1,
+    batch_size: int = BATCH_SIZE,
+    rows: int = ROWS,
+    data: str | Path | None = None,
+    classes: Sequence[str] = (),
+    templates: Sequence[str] = (),
+    select: Sequence[str] = (),
+    on_bad_image: Literal["stop", "skip"] = "stop",
+    save_images: str | Path | None = None,
+    pictures: bool = False,
+    config: str | None = None,
+    kind: str = "evaluate",
+) -> Evaluation:
+    """Clean and robust accuracy of a model, or of several in one table, task by task.
+
+    Args:
+        model: An encoder, or what :func:`zsrobust.load` takes; several are ordered so that the unadapted come first.
+        tasks: Names, paths or tasks.
+        attacks: ``"pgd:20"``, …; robust accuracy is what survives all of them. An attack object carries its own
+            threat, so only names go with several threats.
+        threat: One or several, for example ``"linf:4/255:native"``; all of one space.
+        limit: Examples of each task, stratified; None: all.
+        seed: Of the subset and of the attacks' random numbers; several: each is run, on the subset of the first.
+        split: ``"test"``, ``"validation"`` or ``"train"``.
+        run: Folder for the records and the report; an evaluation that was interrupted goes on. None: nothing is kept.
+        step_size: Of attacks given by name, in pixel range [0, 1] units; None: their default.
+        restarts: Of attacks given by name.
+        batch_size: Examples in flight. Verdicts do not depend on it.
+        rows: Rows of one forward pass; kernels round by shape, so it is stored.
+        data: Folder in which tasks look for local data.
+        classes: Names for the prompts, of one task; see :func:`zsrobust.task`. Empty: the task's own.
+        templates: Prompt templates with one ``{}`` each. Empty: the tasks' own.
+        select: Only these classes. Empty: all.
+        on_bad_image: ``"stop"``, or ``"skip"``: unreadable images are counted and listed.
+        save_images: Folder for all adversarial images.
+        pictures: Draw one example of each task for the HTML report; needs ``run``.
+        config: Text to keep as ``config.yaml`` of the run.
+        kind: What made the run.
+
+    Raises:
+        ZSRobustError: one line that says what is wrong; what was computed is kept.
+    """
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    for name, value, least in (("seed", min(seeds, default=-1), 0), ("batch_size", batch_size, 1), ("rows", rows, 1)):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
+    encoders = _in_order(model)
+    chosen = resolve_tasks(
+        tasks, split=split, limit=limit, seed=seeds[0], data=data, classes=classes, templates=templates,
+        select=select, on_bad_image=on_bad_image,
+    )  # fmt: skip
+    searches = resolve_attacks(attacks, threat, step_size=step_size, restarts=restarts)
+    if pictures and run is None:
+        raise ConfigError("pictures are for the report of a run: name its folder with run=")
+    with _folder(run) as path:
+        fixed = settings([attack.threat for attack in searches], rows=rows, device=device_of(encoders[0]))
+        folder = RunFolder(path, kind=kind, settings=fixed)
+        if config is not None and not (folder.path / "config.yaml").exists():
+            folder.write_config(config)
+        watch = ImageExporter(save_images) if save_images is not None else None
+        _measure(folder, encoders, chosen, searches, seeds=seeds, batch_size=batch_size, watch=watch)
+        if config is not None:
+            folder.write_config(config)
+        if pictures:
+            draw(folder, encoders, chosen, strongest(searches), seed=seeds[0])
+        evaluation = Evaluation(load_run(path))
+        if run is not None:
+            write(evaluation.summary, Path(path))
+    return evaluation
+
+
+def _in_order(model: Encoder | str | Sequence[Encoder | str]) -> list[Encoder]:
+    """Loaded, unadapted ones first.
+
+    Raises:
+        ConfigError: none, or two of one name.
+    """
+    given = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
+    encoders = [load(one) if isinstance(one, str) else one for one in given]
+    names = [encoder.name for encoder in encoders]
+    if not names:
+        raise ConfigError("no model given")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder")
+    return sorted(encoders, key=lambda encoder: bool(encoder.provenance.get("adapted_on")))
+
+
+def _measure(
+    folder: RunFolder,
+    encoders: Sequence[Encoder],
+    tasks: Sequence[Task],
+    attacks: Sequence[Attack],
+    *,
+    seeds: Sequence[int],
+    batch_size: int,
+    watch: Watcher | None,
+) -> None:
+    # All models are compared with the run before the first hour is spent on one of them.
+    for encoder in encoders:
+        describe_model(folder, encoder)
+    with folder.records:
+        for encoder in encoders:
+            for seed in seeds:
+                evaluate_into(folder, encoder, tasks, attacks, seed=seed, batch_size=batch_size, watch=watch)
+
+
+def compare(*evaluations: Evaluation) -> Summary:
+    """Several evaluations in one table: before and after, task by task. ``print`` it.
+
+    Raises:
+        RunError: a task is not the same data in two of them.
+    """
+    return summarise([evaluation.run for evaluation in evaluations])
+
+
+def resolve_tasks(
+    tasks: str | Task | Sequence[str | Task],
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    data: str | Path | None = None,
+    classes: Sequence[str] = (),
+    templates: Sequence[str] = (),
+    select: Sequence[str] = (),
+    on_bad_image: Literal["stop", "skip"] = "stop",
+) -> list[Task]:
+    """Tasks from names, paths (a folder of TOML files is all of them), or tasks; ``"a,b"`` is two.
+
+    ``classes``, ``templates`` and ``select`` are those of :func:`zsrobust.task` where they are not empty; the templates
+    are for all tasks, the class names for one.
+
+    Raises:
+        ConfigError: no task, the same name twice, or class names for several tasks.
+        DataError: data that is missing or broken.
+    """
+    given = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+    parts: list[str | Task] = []
+    for one in given:
+        parts += [s.strip() for s in one.split(",") if s.strip()] if isinstance(one, str) else [one]
+    found: list[Task] = []
+    for part in parts:
+        if isinstance(part, Task):
+            found.append(part if limit is None else part.take(limit, seed=seed))
+            continue
+        for spec in _expanded(part):
+            found.append(
+                task(
+                    spec, split=split, limit=limit, seed=seed, data=data, classes=list(classes) or None,
+                    templates=list(templates) or None, select=list(select) or None, on_bad_image=on_bad_image,
+                )
+            )  # fmt: skip
+    if (classes or select) and len(found) > 1:
+        raise ConfigError(f"class names were given for {len(found)} tasks; they belong to one: evaluate it by itself")
+    names = [one.name for one in found]
+    if not names:
+        raise ConfigError("no task given")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"task '{twice[0]}' is given twice")
+    return found
+
+
+def _expanded(spec: str) -> Sequence[str]:
+    folder = Path(spec)
+    return sorted(str(toml) for toml in folder.glob("*.toml")) or [spec] if folder.is_dir() else [spec]
+
+
+def resolve_attacks(
+    attacks: str | Attack | Sequence[str | Attack],
+    threat: Threat | str | Sequence[Threat | str],
+    *,
+    step_size: float | None = None,
+    restarts: int = 1,
+) -> list[Attack]:
+    """Attack × threat, from names (``"pgd:20,fgsm"`` is two) or attack objects.
+
+    Raises:
+        ConfigError: no attack, or no threat, or the same attack twice.
+    """
+    threats = [threat] if isinstance(threat, str | Threat) else list(threat)
+    balls = [Threat.parse(t) if isinstance(t, str) else t for t in threats]
+    given: list[str | Attack] = (
+        [attacks] if isinstance(attacks, str) or not isinstance(attacks, Sequence) else list(attacks)
+    )
+    found: list[Attack] = []
+    for one in given:
+        if not isinstance(one, str):
+            found.append(one)
+            continue
+        for name in (s.strip() for s in one.split(",") if s.strip()):
+            found += [parse(name, ball, step_size=step_size, restarts=restarts) for ball in balls]
+    keys = [(attack.name, attack.threat.describe()) for attack in found]
+    if not keys:
+        raise ConfigError("no attack or no threat given: there is no robust accuracy without one")
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ConfigError(f"attack '{twice[0][0]}' at {twice[0][1]} is given twice")
+    return found
+
+
+def strongest(attacks: Sequence[Attack]) -> Attack:
+    """The attack of the largest budget, for pictures."""
+    return max(attacks, key=lambda attack: attack.threat.eps)
+
+
+@contextmanager
+def _folder(run: str | Path | None) -> Iterator[str | Path]:
+    if run is not None:
+        yield run
+        return
+    with tempfile.TemporaryDirectory(prefix="zsrobust-") as temporary:
+        yield temporary

@@ -1,0 +1,105 @@
+"""The command line: finds the command, and turns whatever goes wrong into one line.
+
+A command is a module of this package with ``COMMAND`` (its options) and ``run(options)``. Only the module that was
+asked for is imported, and torch only once its options are known to be right: help and typing errors cost no waiting.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from zsrobust import __version__
+from zsrobust.errors import UnknownName, ZSRobustError
+
+COMMANDS = {
+    "demo": "the whole story on the embedded model: evaluate, adapt, evaluate again",
+    "adapt": "make a model robust: adversarial adaptation on a task, from a recipe",
+    "evaluate": "clean and robust accuracy of models, task by task, with intervals",
+    "report": "one report of one or several runs",
+    "attack": "attack one image of yours",
+    "ls": "what there is: tasks, methods, attacks, models, recipes",
+    "doctor": "look for what is broken in this installation",
+}
+
+OK, BUG, USER_ERROR, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; None: the process's own.
+
+    Returns:
+        Exit status: 0 done; 1 a bug, or doctor found something broken; 2 a mistake in what was asked, or a situation
+        that stops the command; 130 interrupted; 141 whoever read the output went away.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # A warning is a remark to whoever reads the terminal, not a line of source code.
+    warnings.formatwarning = lambda message, *_: f"zsrobust: note: {message}\n"
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python flushes standard output once more when it exits, which would complain.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return PIPE_CLOSED
+    except ZSRobustError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt as stop:
+        print(f"\nzsrobust: interrupted; {str(stop) or 'nothing is left half-written'}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{place}{error.strerror or error}")
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return _failed("out of memory; a smaller --batch_size needs less")
+        traceback.print_exc()
+        print("zsrobust: this is a bug; please report it with the lines above", file=sys.stderr)
+        return BUG
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return OK
+    if arguments[0] in ("--version", "-V", "version"):
+        print(f"zsrobust {__version__}")
+        return OK
+    name = arguments[0]
+    if name not in COMMANDS:
+        raise UnknownName("command", name, COMMANDS)
+    module = importlib.import_module(f"zsrobust.cli.{name}")
+    from zsrobust.cli.parsing import parse
+
+    options = parse(module.COMMAND, arguments[1:])
+    return OK if options is None else int(module.run(options) or OK)
+
+
+def _help() -> str:
+    lines = [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: zsrobust COMMAND ...",
+            "",
+            "Zero-shot adversarial robustness of CLIP-like models.",
+            "",
+            *lines,
+            "",
+            "zsrobust COMMAND --help lists a command's options; zsrobust --version the version.",
+            "Start with: zsrobust demo",
+        ]
+    )
+
+
+def _failed(message: str) -> int:
+    sys.stdout.flush()
+    print(f"zsrobust: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return USER_ERROR

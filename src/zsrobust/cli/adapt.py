@@ -1,0 +1,67 @@
+"""``zsrobust adapt``."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from zsrobust.cli.command import Command, also
+from zsrobust.cli.naming import run_folder
+from zsrobust.cli.parsing import dump
+from zsrobust.cli.settings import AdaptSettings
+
+
+@dataclass(kw_only=True)
+class AdaptOptions(AdaptSettings):
+    """Adapt a model so that it withstands adversarial images.
+
+    RECIPE is the name of a shipped recipe (see 'zsrobust ls recipes') or a YAML file with options. The run folder holds
+    the configuration, checkpoints, metrics and at last the model. The same command again goes on where it stopped.
+    """
+
+    run: str | None = field(default=None, metadata=also("out"))
+    """Run folder. null: one in runs/, named after model, method and task."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1 or mps."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run folder."""
+
+
+COMMAND = Command(
+    name="adapt",
+    options=AdaptOptions,
+    usage="[RECIPE] [--OPTION VALUE ...]",
+    positional="config",
+    examples=(
+        "zsrobust adapt --model tiny --task world-compositions --threat linf:4/255 --epochs 1",
+        "zsrobust adapt my-recipe.yaml --lr 1e-4 --run runs/mine",
+        "zsrobust adapt --print_config > my-recipe.yaml",
+    ),
+)
+
+_NOT_IN_NAME = ("run", "device", "tensorboard", "checkpoint_every", "log_every")
+
+
+def run(options: AdaptOptions) -> None:
+    """Adapts, saves, and says how to go on."""
+    from zsrobust.jobs import adapt_job
+
+    plain = asdict(options)
+    fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME}
+    folder = run_folder(plain.pop("run"), [options.model, options.method, options.task], fixed)
+    try:
+        adapt_job(run=folder, config=dump(options, "adapt"), say=print, **plain)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_advice(folder)) from None
+    words = ["evaluate", options.model, str(folder), "--tasks", options.task, "--threat", options.threat]
+    print(f"Next   zsrobust {shlex.join(words)}")
+
+
+def _advice(folder: Path) -> str:
+    from zsrobust.checkpoint import latest
+
+    last = latest(folder / "checkpoints")
+    if last is None:
+        return "there was no checkpoint yet: the same command starts again"
+    return f"the same command goes on from step {int(last.name.removeprefix('step-'))}"

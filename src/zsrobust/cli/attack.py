@@ -1,0 +1,92 @@
+"""``zsrobust attack``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class AttackOptions:
+    """Attack one image: can a change too small to see make the model say something else?
+
+    Writes the adversarial image, and beside it the change itself, magnified.
+    """
+
+    image: str | None = None
+    """Image file; also written without --image."""
+    labels: list[str] = field(default_factory=list, metadata=also("classes"))
+    """Two or more names that the model chooses from: "a cat, a dog"."""
+    label: str | None = None
+    """The true one. null: what the model says of the unchanged image."""
+    target: str | None = None
+    """The one that the model is to say. null: any but the true one."""
+    template: list[str] = field(default_factory=lambda: ["This is a photo of a {}"], metadata=also("templates") | WHOLE)
+    """Prompt template with one {} for the name; repeat it for several. "{}" uses the names as they are."""
+    model: str = "tiny"
+    """Model: a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id."""
+    threat: str = "linf:4/255:native"
+    """What may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native (the image's own
+    size, at most a 224 crop) or model (the model's input size)."""
+    attack: str = "pgd:50"
+    """Attack (see 'zsrobust ls attacks')."""
+    step_size: str | float | None = None
+    """Length of a step in pixel range 0..1, for example 1/255. null: the attack's default."""
+    restarts: int = 1
+    """Random starts; at least 1."""
+    seed: int = 0
+    """Of the attack's random numbers; not negative."""
+    out: str = "adversarial.png"
+    """PNG file for the adversarial image; NAME-perturbation.png goes beside it."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1 or mps."""
+
+
+COMMAND = Command(
+    name="attack",
+    options=AttackOptions,
+    usage='IMAGE --labels "a cat, a dog" [--OPTION VALUE ...]',
+    positional="image",
+    examples=(
+        'zsrobust attack cat.jpg --labels "cat, dog" --threat linf:2/255',
+        'zsrobust attack cat.jpg --labels "cat, dog, car" --label cat --target car --out car.png',
+    ),
+)
+
+
+def run(options: AttackOptions) -> None:
+    """Attacks, writes two files, and tells what happened."""
+    if options.image is None:
+        raise ConfigError('no image given: zsrobust attack IMAGE --labels "a cat, a dog"')
+    if not options.out.lower().endswith(".png"):
+        raise ConfigError(f"--out {options.out} must end in .png: other formats would change the pixels again")
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed} must not be negative")
+    from zsrobust.attacks import parse
+    from zsrobust.cli.attack_words import tell, write
+    from zsrobust.jobs import load_model
+    from zsrobust.one_image import attack_image
+    from zsrobust.threat import Threat, parse_eps
+
+    step_size = None if options.step_size is None else parse_eps(options.step_size)
+    attack = parse(options.attack, Threat.parse(options.threat), step_size=step_size, restarts=options.restarts)
+    encoder = load_model(options.model, device=options.device)
+    found = attack_image(
+        options.image,
+        encoder,
+        options.labels,
+        attack,
+        label=options.label,
+        target=options.target,
+        templates=options.template,
+        seed=options.seed,
+    )
+    files = write(found, Path(options.out).expanduser())
+    print(f"Image    {options.image}, {found.image.shape[0]}x{found.image.shape[1]} pixels ({found.geometry})")
+    print(f"Model    {encoder.name}")
+    tell(found, attack, own_label=options.label is None)
+    for file, words in files:
+        print(f"Wrote    {file} ({words})")

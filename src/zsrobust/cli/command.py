@@ -1,0 +1,105 @@
+"""What a command is: a dataclass of options, and what may be written without ``--``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+Kind = Literal["value", "flag", "list", "mapping"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's face.
+
+    Attributes:
+        name: As typed.
+        options: The dataclass of its options; its docstring is the description in the help.
+        usage: After ``zsrobust NAME``.
+        positional: The option that takes what is written without ``--``; ``"config"``: those are recipes or YAML files;
+            None: nothing may be.
+        base: A shipped recipe that the options start from.
+        examples: Shown below the help.
+    """
+
+    name: str
+    options: type
+    usage: str = "[--OPTION VALUE ...]"
+    positional: str | None = None
+    base: str | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: Dotted where dataclasses are nested, for example ``adapt.lr``.
+        kind: ``list``: ``a,b`` or repeated; ``flag``: alone means true; ``mapping``: ``--name.key value``.
+        hint: Its type.
+        commas: Whether a comma separates items of a list.
+        aliases: Other names.
+    """
+
+    name: str
+    kind: Kind
+    hint: Any
+    commas: bool = True
+    aliases: tuple[str, ...] = ()
+
+
+WHOLE: dict[str, Any] = {"commas": False}
+"""Metadata of a list whose items may contain commas."""
+
+
+def also(*names: str) -> dict[str, Any]:
+    """Metadata of a field that has other names too."""
+    return {"aliases": names}
+
+
+def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
+    """Name → option, nested dataclasses flattened."""
+    hints = get_type_hints(cls)
+    found: dict[str, Option] = {}
+    for field in dataclasses.fields(cls):
+        hint, name = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            found |= options_of(hint, f"{name}.")
+            continue
+        aliases = tuple(prefix + alias for alias in field.metadata.get("aliases", ()))
+        found[name] = Option(name, _kind(hint), hint, field.metadata.get("commas", True), aliases)
+    return found
+
+
+def _kind(hint: Any) -> Kind:
+    origins = {get_origin(part) or part for part in _parts(hint)}
+    kinds: Mapping[Any, Kind] = {bool: "flag", list: "list", dict: "mapping"}
+    return next((kind for origin, kind in kinds.items() if origin in origins), "value")
+
+
+def expected(hint: Any) -> str:
+    """A type in plain words, for a message: ``a whole number``, ``one of sgd, adamw``."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    parts = []
+    for part in _parts(hint):
+        if get_origin(part) is Literal:
+            parts.append(f"one of {', '.join(map(str, get_args(part)))}")
+        elif get_origin(part) is list:
+            items = {str: "texts", int: "whole numbers"}.get(get_args(part)[0], "values")
+            parts.append(f"a list of {items}")
+        elif get_origin(part) is dict:
+            parts.append("names with values")
+        else:
+            parts.append(words.get(part, str(part)))
+    return " or ".join(parts)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, itself."""
+    is_union = get_origin(hint) not in (None, list, dict, Literal)
+    return get_args(hint) if is_union else (hint,)

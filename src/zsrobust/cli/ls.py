@@ -1,0 +1,118 @@
+"""``zsrobust ls``: names, each with a line. Sources are read, not imported: listing needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zsrobust.cli.command import Command
+from zsrobust.cli.files import recipes
+from zsrobust.errors import ConfigError, UnknownName
+from zsrobust.registry import Registry
+
+
+@dataclass(kw_only=True)
+class LsOptions:
+    """List what there is: tasks, methods, attacks, models or recipes."""
+
+    what: str | None = None
+    """tasks, methods, attacks, models or recipes; also written without --what."""
+
+
+COMMAND = Command(
+    name="ls",
+    options=LsOptions,
+    usage="tasks|methods|attacks|models|recipes",
+    positional="what",
+    examples=("zsrobust ls tasks",),
+)
+
+
+def run(options: LsOptions) -> None:
+    """Prints the list."""
+    if options.what is None:
+        raise ConfigError(f"what shall be listed? zsrobust ls {'|'.join(KINDS)}")
+    kind = options.what if options.what in KINDS else f"{options.what}s"
+    if kind not in KINDS:
+        raise UnknownName("list", options.what, KINDS)
+    rows = KINDS[kind]()
+    width = max((len(name) for name, _ in rows), default=0)
+    columns = max(40, shutil.get_terminal_size((80, 24)).columns)
+    for name, words in rows:
+        print(
+            textwrap.fill(
+                f"{name:<{width}}  {words}", columns, subsequent_indent=" " * (width + 2), drop_whitespace=True
+            )
+        )
+    if kind in NOTES:
+        print(f"\n{textwrap.fill(NOTES[kind], columns)}")
+
+
+def _tasks() -> list[tuple[str, str]]:
+    from zsrobust.tasks import find, names
+
+    return [(name, find(name).description) for name in names()]
+
+
+def _methods() -> list[tuple[str, str]]:
+    from zsrobust.methods import METHODS
+
+    return _registered(METHODS)
+
+
+def _attacks() -> list[tuple[str, str]]:
+    from zsrobust.attacks import ATTACKS
+
+    return _registered(ATTACKS)
+
+
+def _models() -> list[tuple[str, str]]:
+    from zsrobust.encoders import ENCODERS
+
+    return _registered(ENCODERS)
+
+
+def _recipes() -> list[tuple[str, str]]:
+    return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in sorted(recipes().items())]
+
+
+KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "tasks": _tasks,
+    "methods": _methods,
+    "attacks": _attacks,
+    "models": _models,
+    "recipes": _recipes,
+}
+NOTES = {
+    "tasks": "A task is also a TOML file, a .parquet file, a folder with one folder of images a class, or "
+    "hub:owner/name.",
+    "models": "A model is also a local folder in the Hugging Face layout, a run of 'zsrobust adapt', or a hub id "
+    "such as openai/clip-vit-base-patch32.",
+    "attacks": "NAME:STEPS sets the number of steps, as in pgd:20.",
+    "recipes": "zsrobust adapt RECIPE uses one; 'demo' belongs to zsrobust demo.",
+}
+
+
+def _registered(registry: Registry) -> list[tuple[str, str]]:
+    return [(name, _first_line(registry.address(name))) for name in registry]
+
+
+def _first_line(address: str) -> str:
+    """First line of the docstring at ``module:attribute``, or failing that of the module, from its source."""
+    module, _, attribute = address.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return f"({address} cannot be read)"
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    found = [node for node in tree.body if isinstance(node, kinds) and node.name == attribute]
+    of_class = isinstance(found[0], ast.ClassDef) if found else False
+    own = ast.get_docstring(found[0]) if found and not of_class else None
+    text = own or (ast.get_docstring(tree) if of_class else None) or ""
+    return text.partition("\n\n")[0].replace("\n", " ").replace("``", "")

@@ -1,0 +1,110 @@
+"""Options that more than one command has: how to adapt, and how to evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zsrobust.cli.command import WHOLE, also
+
+
+@dataclass(kw_only=True)
+class AdaptSettings:
+    """How to adapt."""
+
+    model: str = "tiny"
+    """Model to adapt: a name (see 'zsrobust ls models'), a folder, or a hub id (owner/name)."""
+    task: str = "world-compositions"
+    """Task to adapt on: a name (see 'zsrobust ls tasks'), a TOML file, or a folder with one folder of images a
+    class."""
+    split: str = "train"
+    """Split of the task: train, validation or test."""
+    classes: list[str] = field(default_factory=list)
+    """Names to use in the prompts: one for each class in order (a folder's classes are sorted), or FOLDER=NAME for
+    some. Empty: the task's own."""
+    template: list[str] = field(default_factory=list, metadata=also("templates") | WHOLE)
+    """Prompt template with one {} for the class name, in place of the task's; repeat it for several."""
+    select: list[str] = field(default_factory=list)
+    """Only these classes, by name. Empty: all."""
+    limit: int | None = None
+    """At most so many images, stratified by class; at least 1. null: all."""
+    data: str | None = None
+    """Folder in which tasks look for their local data. null: $ZSROBUST_DATA, else ./data."""
+    threat: str = "linf:1/255:native"
+    """What the training adversary may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255),
+    and native (the task's own resolution) or model (the model's input size)."""
+    steps: int = 2
+    """Steps of the training adversary for each image; at least 1."""
+    step_size: str | float | None = None
+    """Length of such a step in pixel range 0..1, for example 1/255. null: EPS itself, as in the TeCoA paper."""
+    method: str = "tecoa"
+    """Method (see 'zsrobust ls methods')."""
+    method_options: dict[str, Any] = field(default_factory=dict)
+    """The method's own options, for example --method_options.scale 20."""
+    epochs: int = 10
+    """Passes over the images; at least 1."""
+    batch_size: int = 256
+    """Images in an optimizer step; at least 1."""
+    lr: float = 1e-5
+    """Peak learning rate; above 0."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (momentum 0.9) or adamw."""
+    weight_decay: float = 0.0
+    """Weight decay as the optimizer defines it; not negative."""
+    warmup: float = 0.02
+    """Fraction of all steps, 0 to below 1, in which the learning rate rises; then it falls along a cosine to 0."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Arithmetic of the passes: float32, or bf16 (faster where the processor has it; weights stay float32)."""
+    seed: int = 0
+    """Of data order and random starts; not negative."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; at least 1."""
+    log_every: int = 10
+    """Steps between lines of metrics; at least 1."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernels: sdpa, or eager (faster in bf16 on many CPUs)."""
+
+
+@dataclass(kw_only=True)
+class EvaluateSettings:
+    """How to evaluate."""
+
+    tasks: list[str] = field(default_factory=list, metadata=also("task"))
+    """Tasks: names (see 'zsrobust ls tasks'), TOML files, a folder of TOML files, or folders with one folder of images
+    a class; a,b is two."""
+    attacks: list[str] = field(default_factory=lambda: ["pgd:20"], metadata=also("attack"))
+    """Attacks (see 'zsrobust ls attacks'); what counts as robust survives all of them."""
+    threat: list[str] = field(default_factory=lambda: ["linf:1/255:native"], metadata=also("threats"))
+    """What the adversary may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native
+    (the task's own resolution) or model (the model's input size)."""
+    eps: list[str | int | float] = field(default_factory=list)
+    """Several EPS in pixel range 0..1 in place of the threat's, for a curve: 0,1/255,2/255,4/255."""
+    space: Literal["native", "model"] | None = None
+    """native or model, in place of the threat's. null: as the threat says."""
+    limit: int | None = None
+    """At most so many images of each task, stratified by class; at least 1. null: all."""
+    seed: list[int] = field(default_factory=lambda: [0], metadata=also("seeds"))
+    """Of the attacks' random numbers, and (the first) of the images that --limit keeps; several: each is run."""
+    split: str = "test"
+    """Split of the tasks: test, validation or train."""
+    step_size: str | float | None = None
+    """Length of an attack's step in pixel range 0..1, for example 1/255. null: each attack's default."""
+    restarts: int = 1
+    """Random starts of each attack; at least 1."""
+    batch_size: int = 256
+    """Images in flight; at least 1. Changes speed and memory, never a verdict."""
+    rows: int = 32
+    """Rows of every forward pass; at least 1. Part of the result, because arithmetic rounds by shape."""
+    data: str | None = None
+    """Folder in which tasks look for their local data. null: $ZSROBUST_DATA, else ./data."""
+    classes: list[str] = field(default_factory=list)
+    """Names to use in the prompts, for one task: one for each class in order (a folder's classes are sorted), or
+    FOLDER=NAME for some. Empty: the tasks' own."""
+    template: list[str] = field(default_factory=list, metadata=also("templates") | WHOLE)
+    """Prompt template with one {} for the class name, in place of the tasks'; repeat it for several."""
+    select: list[str] = field(default_factory=list)
+    """Only these classes, by name. Empty: all."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """At an unreadable image: stop, or skip (it is counted and listed in the report)."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernels: sdpa, or eager."""

@@ -1,0 +1,311 @@
+"""Whole jobs in plain arguments: what ``zsrobust adapt``, ``evaluate`` and ``demo`` do, for programs too."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from zsrobust import checkpoint
+from zsrobust.adaptation import Recipe, adapt
+from zsrobust.api import Evaluation, evaluate
+from zsrobust.attacks.pgd import PGD
+from zsrobust.encoders import ENCODERS, Encoder, load
+from zsrobust.encoders.huggingface import HuggingFaceEncoder
+from zsrobust.errors import ConfigError, ModelError, UnknownName
+from zsrobust.evaluation import BATCH_SIZE, device_of
+from zsrobust.methods import METHODS
+from zsrobust.methods.base import Method
+from zsrobust.passes import ROWS
+from zsrobust.run_folder import write_atomically
+from zsrobust.tasks import Task
+from zsrobust.tasks import task as open_task
+from zsrobust.threat import Threat, parse_eps
+
+MODEL = "model"
+"""Where in its run folder an adapted model is."""
+
+Say = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
+
+
+def adapt_job(
+    *,
+    run: str | Path,
+    model: str | Encoder = "tiny",
+    task: str = "world-compositions",
+    split: str = "train",
+    classes: Sequence[str] = (),
+    template: Sequence[str] = (),
+    select: Sequence[str] = (),
+    limit: int | None = None,
+    data: str | Path | None = None,
+    threat: str | Threat = "linf:1/255:native",
+    steps: int = 2,
+    step_size: str | float | None = None,
+    method: str = "tecoa",
+    method_options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    attention: str = "sdpa",
+    tensorboard: bool = False,
+    config: str | None = None,
+    say: Say = silent,
+    **recipe: Any,
+) -> Encoder:
+    """Adapts a model and saves it as ``RUN/model``; a run that is finished is only loaded.
+
+    Args:
+        run: Run folder; one that was interrupted goes on.
+        model: What :func:`zsrobust.load` takes, or a folder of an earlier run, or an encoder.
+        task: Name, TOML or folder of the task.
+        split: Its split.
+        classes: Names for the prompts; empty: the task's own.
+        template: Prompt templates; empty: the task's own.
+        select: Only these classes; empty: all.
+        limit: At most so many images, stratified; None: all.
+        data: Folder in which tasks look for local data.
+        threat: What the training adversary may change.
+        steps: Its steps.
+        step_size: Length of one in pixel range [0, 1], also ``"1/255"``; None: ε, as in the TeCoA paper.
+        method: Name of a method.
+        method_options: Keyword arguments of the method.
+        device: ``"auto"`` (cuda if there is one, else cpu), or torch's name.
+        attention: ``"sdpa"`` or ``"eager"``.
+        tensorboard: Also write TensorBoard events.
+        config: Text to store as ``RUN/config.yaml``.
+        say: Called with lines for people.
+        **recipe: Fields of :class:`zsrobust.adaptation.Recipe`.
+
+    Raises:
+        ZSRobustError: one line that says what is wrong; checkpoints are kept.
+    """
+    folder = Path(run)
+    how = Recipe(**recipe)
+    if how.seed < 0:
+        raise ConfigError(f"seed must be at least 0, not {how.seed}")
+    ball = Threat.parse(threat) if isinstance(threat, str) else threat
+    attack = PGD(ball, steps, step_size=ball.eps or None if step_size is None else parse_eps(step_size))
+    learner = make_method(method, method_options or {})
+    examples = open_task(
+        task,
+        split=split,
+        limit=limit,
+        data=data,
+        classes=list(classes) or None,
+        templates=list(template) or None,
+        select=list(select) or None,
+    )
+    encoder = load_model(model, device=device, attention=attention)
+    done, total = _steps_done(folder), how.epochs * math.ceil(len(examples) / how.batch_size)
+    if done == total and (folder / MODEL).is_dir():
+        # Nothing is left to do, but another configuration in this folder must still be refused.
+        adapted = adapt(encoder, task=examples, attack=attack, method=learner, run=folder, progress=False, **recipe)
+        say(f"Finished before, nothing to do: {folder / MODEL}")
+        return _loaded_name(adapted, folder)
+    images = f"{split}, {len(examples):,} images, {len(examples.class_names)} classes"
+    say(f"Adapt  {encoder.name} on {examples.name} ({images})")
+    say(f"       {_words(learner.describe())}, against {attack.name} within {ball.describe()}")
+    say(f"       {total:,} steps of {how.batch_size} images, {how.precision} on {device_of(encoder).type}")
+    say(f"Run    {folder}" + (f", going on from step {done:,}" if done else ""))
+    if config is not None and not (folder / "config.yaml").exists():
+        write_atomically(folder / "config.yaml", config.encode())
+    adapted = adapt(
+        encoder, task=examples, attack=attack, method=learner, run=folder, tensorboard=tensorboard, **recipe
+    )
+    assert isinstance(adapted, HuggingFaceEncoder)
+    adapted.save_pretrained(folder / MODEL)
+    if config is not None:
+        write_atomically(folder / "config.yaml", config.encode())
+    say(f"Done   {_last_metrics(folder)}")
+    say(f"Model  {folder / MODEL}")
+    return _loaded_name(adapted, folder)
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The method called ``name`` with its own options.
+
+    Raises:
+        UnknownName: no such method, or it has no such option.
+        ConfigError: a value that the method does not take.
+    """
+    build = METHODS[name]
+    known = [option for option in inspect.signature(build).parameters if option != "name"]
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"{name} option", option, known)
+    try:
+        method: Method = build(**options)
+    except TypeError:
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise ConfigError(f"method '{name}' cannot use {given}: a value is of the wrong type") from None
+    return method
+
+
+def _words(described: Mapping[str, object]) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in described.items() if name != "name" and value is not None)
+    return f"{described['name']} ({options})" if options else str(described["name"])
+
+
+def _steps_done(folder: Path) -> int:
+    last = checkpoint.latest(folder / "checkpoints")
+    return int(last.name.removeprefix("step-")) if last is not None else 0
+
+
+def _last_metrics(folder: Path) -> str:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    if not lines:
+        return "no step was left"
+    last = json.loads(lines[-1])
+    return (
+        f"loss {last['loss']:.3g}; of the last batch {last['clean_accuracy']:.0%} right, "
+        f"{last['robust_accuracy']:.0%} under the training attack"
+    )
+
+
+def choose_device(device: str) -> str:
+    """``"auto"`` is cuda where there is one, else the CPU. Apple's mps has to be asked for: it is not tested."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(model: str | Encoder, *, device: str = "auto", attention: str = "sdpa") -> Encoder:
+    """An encoder from what :func:`zsrobust.load` takes, or from a run folder of :func:`adapt_job`.
+
+    An adapted model is called after its run folder.
+
+    Raises:
+        ZSRobustError: as :func:`zsrobust.load`.
+    """
+    if not isinstance(model, str):
+        return model
+    folder = Path(model).expanduser()
+    if model in ENCODERS or not folder.is_dir():
+        return load(model, device=choose_device(device), attention=attention)
+    if not (folder / "config.json").exists() and (folder / MODEL).is_dir():
+        folder = folder / MODEL
+    elif not (folder / "config.json").exists() and (folder / "checkpoints").is_dir():
+        raise ModelError(f"{folder} is a run of adapt that is not finished: run its command again")
+    encoder = load(folder, device=choose_device(device), attention=attention)
+    return _loaded_name(encoder, folder.parent) if folder.name == MODEL else encoder
+
+
+def _loaded_name(encoder: Encoder, run: Path) -> Encoder:
+    if isinstance(encoder, HuggingFaceEncoder):
+        encoder.name = run.resolve().name
+    return encoder
+
+
+def evaluate_job(
+    *,
+    models: str | Encoder | Sequence[str | Encoder],
+    tasks: str | Task | Sequence[str | Task],
+    run: str | Path,
+    attacks: str | Sequence[str] = "pgd:20",
+    threat: str | Sequence[str] = "linf:1/255:native",
+    eps: Sequence[str | float] = (),
+    space: str | None = None,
+    limit: int | None = None,
+    seed: int | Sequence[int] = 0,
+    split: str = "test",
+    step_size: str | float | None = None,
+    restarts: int = 1,
+    batch_size: int = BATCH_SIZE,
+    rows: int = ROWS,
+    data: str | Path | None = None,
+    classes: Sequence[str] = (),
+    template: Sequence[str] = (),
+    select: Sequence[str] = (),
+    on_bad_image: Literal["stop", "skip"] = "stop",
+    pictures: bool = False,
+    save_images: str | Path | None = None,
+    device: str = "auto",
+    attention: str = "sdpa",
+    config: str | None = None,
+    kind: str = "evaluate",
+    say: Say = silent,
+) -> Evaluation:
+    """Evaluates models into one run folder and writes its report.
+
+    Args:
+        models: What :func:`zsrobust.load` takes, run folders of :func:`adapt_job`, or encoders.
+        tasks: Names, paths or tasks.
+        run: Run folder; one that was interrupted goes on.
+        attacks: Names, for example ``"pgd:20"``.
+        threat: One or several.
+        eps: In place of each threat's ε, in pixel range [0, 1]; empty: as the threats say.
+        space: In place of the threats' space.
+        limit: Examples of each task, stratified; None: all.
+        seed: One or several.
+        split: Of the tasks.
+        step_size: In pixel range [0, 1], also ``"1/255"``; None: the attacks' default.
+        restarts: Random starts of each attack.
+        batch_size: Examples in flight.
+        rows: Rows of one forward pass.
+        data: Folder in which tasks look for local data.
+        classes: Names for the prompts, of one task; empty: the task's own.
+        template: Prompt templates; empty: the tasks' own.
+        select: Only these classes; empty: all.
+        on_bad_image: ``"stop"`` or ``"skip"``.
+        pictures: Draw one example of each task for the HTML report.
+        save_images: Folder for all adversarial images; None: they are not kept.
+        device: Of models that are loaded here; ``"auto"`` is cuda where there is one, else the CPU.
+        attention: Of models that are loaded here, ``"sdpa"`` or ``"eager"``.
+        config: Text to store as ``RUN/config.yaml``.
+        kind: Stored as what made the run.
+        say: Called with lines for people.
+
+    Raises:
+        ZSRobustError: one line that says what is wrong; records are kept.
+    """
+    balls = expand_threats([threat] if isinstance(threat, str) else threat, eps, space)
+    given = [models] if isinstance(models, str) or not isinstance(models, Sequence) else list(models)
+    encoders = [load_model(model, device=device, attention=attention) for model in given]
+    folder = Path(run)
+    if (folder / "records.jsonl").exists():
+        say(f"Going on with {folder}: what is there already is not computed again.")
+    return evaluate(
+        encoders,
+        tasks,
+        attacks=attacks,
+        threat=balls,
+        limit=limit,
+        seed=seed,
+        split=split,
+        run=folder,
+        step_size=None if step_size is None else parse_eps(step_size),
+        restarts=restarts,
+        batch_size=batch_size,
+        rows=rows,
+        data=data,
+        classes=classes,
+        templates=template,
+        select=select,
+        on_bad_image=on_bad_image,
+        save_images=save_images,
+        pictures=pictures,
+        config=config,
+        kind=kind,
+    )
+
+
+def expand_threats(threats: Sequence[str], eps: Sequence[str | float] = (), space: str | None = None) -> list[Threat]:
+    """Threats × ε, each with ``space`` if one is given; without ε, the threats' own.
+
+    Raises:
+        ConfigError: not a threat, or not an ε.
+    """
+    balls = [Threat.parse(text) for text in threats]
+    return [
+        Threat(ball.norm, size, space or ball.space)
+        for ball in balls
+        for size in ([parse_eps(written) for written in eps] or [ball.eps])
+    ]

@@ -1,0 +1,364 @@
+"""adapt, evaluate, report and attack on a random CLIP: what a person sees, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from tests.cli.conftest import Zsrobust
+
+from zsrobust import adaptation
+
+Refused = Callable[..., str]
+Command = list[object]
+
+
+def test_adapt(zsrobust: Zsrobust, adapt_command: Command) -> None:
+    result = zsrobust(*adapt_command)
+    assert (result.status, result.error) == (0, "")
+    assert "6 steps of 4 images" in result.out
+    assert "Model  adapted/model\n" in result.out
+    assert "Next   zsrobust evaluate " in result.out
+    assert yaml.safe_load(Path("adapted/config.yaml").read_text())["lr"] == 1e-3
+    assert len(Path("adapted/metrics.jsonl").read_text().splitlines()) == 6
+    provenance = json.loads(Path("adapted/model/zsrobust.json").read_text())
+    assert provenance["adapted_on"] == ["pets"]
+
+
+def test_adapt_again_does_nothing(zsrobust: Zsrobust, adapt_command: Command) -> None:
+    zsrobust(*adapt_command)
+    weights = Path("adapted/model/model.safetensors")
+    before = weights.stat().st_mtime_ns
+    again = zsrobust(*adapt_command)
+    assert again.status == 0
+    assert "Finished before, nothing to do: adapted/model" in again.out
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_adapt_from_its_own_configuration(zsrobust: Zsrobust, adapt_command: Command) -> None:
+    zsrobust(*adapt_command)
+    shutil.copy("adapted/config.yaml", "mine.yaml")
+    assert "Finished before" in zsrobust("adapt", "mine.yaml").out
+    assert zsrobust("adapt", "mine.yaml", "--run", "other").status == 0
+    one, other = (Path(run, "model/model.safetensors").read_bytes() for run in ("adapted", "other"))
+    assert one == other
+
+
+def test_interrupted_adaptation_goes_on(
+    zsrobust: Zsrobust, adapt_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zsrobust(*adapt_command[:-1], "whole")
+    with monkeypatch.context() as patch:
+        check = adaptation.DivergenceGuard.check
+
+        def interrupted(self: adaptation.DivergenceGuard, loss: float, step: int) -> None:
+            if step == 4:
+                raise KeyboardInterrupt
+            check(self, loss, step)
+
+        patch.setattr(adaptation.DivergenceGuard, "check", interrupted)
+        stopped = zsrobust(*adapt_command)
+    assert stopped.status == 130
+    assert stopped.error == "\nzsrobust: interrupted; the same command goes on from step 4\n"
+    resumed = zsrobust(*adapt_command)
+    assert "Run    adapted, going on from step 4" in resumed.out
+    one, other = (Path(run, "model/model.safetensors").read_bytes() for run in ("adapted", "whole"))
+    assert one == other
+
+
+def test_adapt_with_another_configuration(zsrobust: Zsrobust, refused: Refused, adapt_command: Command) -> None:
+    zsrobust(*adapt_command)
+    config = Path("adapted/config.yaml").read_text()
+    line = refused(*adapt_command, "--lr", "1e-2")
+    assert line.startswith("adapted was started with another configuration: lr was 0.001, now 0.01")
+    assert Path("adapted/config.yaml").read_text() == config
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--method", "teco"], "unknown method 'teco'; did you mean 'tecoa'?"),
+        (["--method_options.scal", "3"], "unknown tecoa option 'scal'; did you mean 'scale'?"),
+        (["--method_options.scale", "abc"], "method 'tecoa' cannot use scale='abc'"),
+        (["--model", "tiy"], "unknown encoder 'tiy'; did you mean 'tiny'?"),
+        (["--task", "dgits"], "unknown task 'dgits'; did you mean 'digits'?"),
+        (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--step_size", "4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--epochs", "0"], "epochs must be at least 1, not 0"),
+        (["--seed", "-1"], "seed must be at least 0, not -1"),
+        (["--steps", "0"], "PGD needs at least 1 step, not 0"),
+        (["--select", "cow"], "unknown class of task 'pets' 'cow'"),
+        (["--device", "warp"], "device 'warp' cannot be used here"),
+    ],
+)
+def test_adapt_refuses(refused: Refused, adapt_command: Command, options: list[str], line: str) -> None:
+    assert refused(*adapt_command, *options).startswith(line)
+    assert not Path("adapted").exists()
+
+
+def test_evaluate(zsrobust: Zsrobust, evaluate_command: Command) -> None:
+    result = zsrobust(*evaluate_command, "--run", "e")
+    assert (result.status, result.error) == (0, "")
+    assert "pets" in result.out
+    assert result.out.endswith("Summary  e/summary.json\nReport   e/report.html\n")
+    assert {path.name for path in Path("e").iterdir()} == {
+        "config.yaml", "records.jsonl", "report.html", "report.md", "run.json", "summary.json",
+    }  # fmt: skip
+    row = json.loads(Path("e/summary.json").read_text())["rows"][0]
+    assert (row["task"], row["n"], row["threat"]) == ("pets", 12, "linf:4/255:native")
+
+
+def test_evaluate_without_a_run_finds_its_folder_again(zsrobust: Zsrobust, evaluate_command: Command) -> None:
+    zsrobust(*evaluate_command)
+    (run,) = Path("runs").iterdir()
+    records = (run / "records.jsonl").read_bytes()
+    assert f"Going on with {run}" in zsrobust(*evaluate_command).out
+    assert (run / "records.jsonl").read_bytes() == records
+    zsrobust(*evaluate_command, "--limit", "6")
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_before_and_after_in_one_run(zsrobust: Zsrobust, adapt_command: Command, evaluate_command: Command) -> None:
+    zsrobust(*adapt_command)
+    # The adapted model is named first on purpose: the unadapted one must come first in the table.
+    result = zsrobust("evaluate", "adapted", *evaluate_command[1:], "--run", "e")
+    assert result.out.startswith("Before   random-clip\nAfter    adapted")
+    header = json.loads(Path("e/run.json").read_text())
+    assert [model["name"] for model in header["models"]] == ["random-clip", "adapted"]
+    assert [model["adapted_on"] for model in header["models"]] == [[], ["pets"]]
+
+
+def test_curve_and_seeds(zsrobust: Zsrobust, evaluate_command: Command) -> None:
+    zsrobust(*evaluate_command, "--eps", "0,1/255,4/255", "--seeds", "0,1", "--run", "e", "--limit", "6")
+    rows = json.loads(Path("e/summary.json").read_text())["rows"]
+    assert {(row["threat"], row["seed"]) for row in rows} == {
+        (f"linf:{eps}:native", seed) for eps in ("0", "1/255", "4/255") for seed in (0, 1)
+    }
+    assert all(row["robust"] == row["clean"] for row in rows if row["eps"] == 0)
+
+
+def test_own_folder_with_names_and_template(zsrobust: Zsrobust, photos: Path, random_clip_folder: Path) -> None:
+    result = zsrobust(
+        "evaluate", random_clip_folder, "--tasks", photos, "--classes", "a cat, a dog, a fox", "--template", "{}, yes",
+        "--attacks", "pgd:1", "--save-images", "images", "--pictures", "--run", "e",
+    )  # fmt: skip
+    assert (result.status, result.error) == (0, "")
+    (task,) = json.loads(Path("e/run.json").read_text())["tasks"]
+    assert task["class_names"] == ["a cat", "a dog", "a fox"]
+    assert task["templates"] == ["{}, yes"]
+    assert Path("e/pictures/index.json").exists()
+    right = json.loads(Path("e/summary.json").read_text())["rows"][0]["clean"] * task["n"]
+    assert len(list(Path("images").rglob("*.png"))) == round(right) > 0
+
+
+def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refused, evaluate_command: Command) -> None:
+    zsrobust(*evaluate_command, "--run", "e")
+    assert refused(*evaluate_command, "--run", "e", "--step_size", "1/255").startswith(
+        "e was started with another configuration: step_size of attack 'pgd:2' was"
+    )
+    assert "was started with another configuration" in refused(*evaluate_command, "--run", "e", "--limit", "6")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--attacks", "pdg:2"], "unknown attack 'pdg'; did you mean 'pgd'?"),
+        (["--attacks", "pgd:x"], "attack 'pgd:x': what follows the colon is the number of steps"),
+        (["--eps", "0,4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--tasks", "dgits"], "unknown task 'dgits'; did you mean 'digits'?"),
+        (["tiy"], "unknown encoder 'tiy'; did you mean 'tiny'?"),
+        (["--limit", "0"], "limit = 0 must be at least 1"),
+        (["--rows", "0"], "rows must be at least 1, not 0"),
+        (["--seed", "-1"], "seed must be at least 0, not -1"),
+        (["--split", "tset"], "unknown split"),
+        (["--template", "no braces"], "templates: the template 'no braces' needs exactly one {}"),
+        (["--classes", "a,b"], ""),
+    ],
+)
+def test_evaluate_refuses(refused: Refused, evaluate_command: Command, options: list[str], line: str) -> None:
+    words = [word for word in evaluate_command if options[0] != "tiy" or word != evaluate_command[1]]
+    assert refused(*words, *options).startswith(line)
+
+
+def test_nothing_to_evaluate(refused: Refused) -> None:
+    assert refused("evaluate").startswith("no model given: zsrobust evaluate MODEL --tasks A,B")
+    assert refused("evaluate", "tiny").startswith("no task given: --tasks A,B")
+    assert refused("report").startswith("no run given")
+    assert refused("attack").startswith("no image given")
+
+
+def test_empty_folder(refused: Refused, random_clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty is empty" in refused("evaluate", random_clip_folder, "--tasks", tmp_path / "empty")
+
+
+def test_class_without_images(refused: Refused, random_clip_folder: Path, photos: Path) -> None:
+    for image in (photos / "dog").iterdir():
+        image.unlink()
+    assert "class 'dog' has no images" in refused("evaluate", random_clip_folder, "--tasks", photos)
+
+
+def test_corrupt_image(zsrobust: Zsrobust, refused: Refused, random_clip_folder: Path, photos: Path) -> None:
+    image = photos / "dog" / "1.png"
+    image.write_bytes(image.read_bytes()[:60])
+    command: Command = ["evaluate", random_clip_folder, "--tasks", photos, "--template", "{}", "--attacks", "fgsm"]
+    assert "dog/1.png: cannot be read as an image" in refused(*command)
+    result = zsrobust(*command, "--on_bad_image", "skip", "--run", "skipped")
+    assert result.status == 0
+    (task,) = json.loads(Path("skipped/run.json").read_text())["tasks"]
+    assert task["n"] == 11
+    assert "dog/1.png: cannot be read" in task["bad_images"][0]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "foreign", "empty"])
+def test_broken_checkpoint(
+    refused: Refused, evaluate_command: Command, random_clip_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(random_clip_folder, broken)
+    weights = broken / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "corrupt":
+        weights.write_bytes(b"\xff" * 100)
+    elif damage == "foreign":
+        (broken / "config.json").write_text('{"model_type": "bert"}')
+    else:
+        shutil.rmtree(broken)
+        broken.mkdir()
+    assert "broken" in refused("evaluate", broken, *evaluate_command[2:])
+
+
+@pytest.mark.parametrize("damage", ["weights", "state"])
+def test_broken_checkpoint_of_a_run(zsrobust: Zsrobust, refused: Refused, adapt_command: Command, damage: str) -> None:
+    zsrobust(*adapt_command)
+    last = Path("adapted/checkpoints/step-00000006")
+    file = last / ("weights.safetensors" if damage == "weights" else "state.json")
+    file.write_bytes(file.read_bytes()[:50])
+    line = refused(*adapt_command)
+    assert line.startswith(f"checkpoint {last} cannot be read")
+    assert line.endswith("remove it to go on from the one before")
+    shutil.rmtree(last)
+    assert "going on from step 4" in zsrobust(*adapt_command).out
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing beyond ``size`` bytes of a file fails as on a full disk, with another reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_while_adapting(zsrobust: Zsrobust, refused: Refused, adapt_command: Command) -> None:
+    with files_of_at_most(8000):
+        line = refused(*adapt_command)
+    assert line.startswith("cannot write adapted/checkpoints/step-00000002: ")
+    assert not list(Path("adapted/checkpoints").glob("step-*"))
+    assert zsrobust(*adapt_command).status == 0
+
+
+def test_full_disk_while_evaluating(zsrobust: Zsrobust, refused: Refused, evaluate_command: Command) -> None:
+    command = [*evaluate_command, "--run", "e", "--batch_size", "4"]
+    with files_of_at_most(3000):
+        line = refused(*command)
+    assert line.startswith("cannot write e/")
+    kept = Path("e/records.jsonl").read_text() if Path("e/records.jsonl").exists() else ""
+    assert zsrobust(*command).status == 0
+    assert Path("e/records.jsonl").read_text().startswith(kept)
+
+
+def test_run_folder_that_cannot_be_made(refused: Refused, evaluate_command: Command, adapt_command: Command) -> None:
+    # A file where a folder is needed: permissions would not stop root, who may run these tests.
+    Path("file").write_text("")
+    assert refused(*evaluate_command, "--run", "file/e").startswith("cannot write file/e: ")
+    assert refused(*adapt_command[:-1], "file/a").startswith("cannot write file/a")
+
+
+def test_run_folder_of_something_else(refused: Refused, evaluate_command: Command) -> None:
+    Path("e").mkdir()
+    Path("e/run.json").write_text("{}")
+    assert refused(*evaluate_command, "--run", "e").startswith("e was written as None")
+
+
+def test_unfinished_run_is_no_model(refused: Refused, evaluate_command: Command) -> None:
+    Path("half/checkpoints").mkdir(parents=True)
+    line = refused("evaluate", "half", *evaluate_command[2:])
+    assert line == "half is a run of adapt that is not finished: run its command again"
+
+
+def test_report(zsrobust: Zsrobust, evaluate_command: Command) -> None:
+    zsrobust(*evaluate_command, "--run", "e")
+    Path("e/report.html").unlink()
+    result = zsrobust("report", "e")
+    assert result.status == 0
+    assert Path("e/report.html").exists()
+    assert zsrobust("report", "e", "--out", "elsewhere").status == 0
+    assert Path("elsewhere/summary.json").exists()
+
+
+def pixels(file: str | Path) -> NDArray[np.int64]:
+    with Image.open(file) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+def test_attack(zsrobust: Zsrobust, random_clip_folder: Path, photos: Path) -> None:
+    image = photos / "cat" / "0.png"
+    command: Command = ["attack", image, "--labels", "a cat, a dog", "--template", "{}", "--model", random_clip_folder]
+    result = zsrobust(*command, "--attack", "pgd:5", "--out", "x.png")
+    assert (result.status, result.error) == (0, "")
+    assert "(the model's own answer to the unchanged image)" in result.out
+    assert "Verdict" in result.out
+    assert "saved as an 8-bit file:" in result.out
+    assert abs(pixels("x.png") - pixels(image)).max() <= 4
+    assert pixels("x-perturbation.png").shape == (16, 16, 3)
+
+
+def test_attack_towards_a_target(zsrobust: Zsrobust, random_clip_folder: Path, photos: Path) -> None:
+    result = zsrobust(
+        "attack", photos / "cat" / "0.png", "--labels", "cat,dog,fox", "--template", "{}",
+        "--model", random_clip_folder, "--label", "cat", "--target", "fox", "--threat", "linf:1.0",
+    )  # fmt: skip
+    assert "Label    'cat' (as given)" in result.out
+    assert "towards 'fox'" in result.out
+    assert "Verdict  target reached: the model says 'fox'" in result.out
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--labels", "a cat"], "an attack needs two or more labels to confuse, not 1"),
+        (["--label", "a catt"], "unknown label 'a catt'; did you mean 'a cat'?"),
+        (["--label", "a cat", "--target", "a cat"], "the target 'a cat' is the label itself"),
+        (["--out", "x.jpg"], "--out x.jpg must end in .png"),
+        (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--out", "file/x.png"], "cannot write file/x.png"),
+    ],
+)
+def test_attack_refuses(
+    refused: Refused, random_clip_folder: Path, photos: Path, options: list[str], line: str
+) -> None:
+    (photos.parent / "file").write_text("")
+    words = [photos / "cat" / "0.png", "--labels", "a cat, a dog", "--template", "{}", "--model", random_clip_folder]
+    if options[0] == "--labels":
+        words[1:3] = []
+    assert refused("attack", *words, "--attack", "fgsm", *options).startswith(line)
+
+
+def test_attack_on_what_is_no_image(refused: Refused, random_clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("no")
+    line = refused("attack", "x.jpg", "--labels", "a, b", "--model", random_clip_folder)
+    assert line.startswith("x.jpg: cannot be read as an image")

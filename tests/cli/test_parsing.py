@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from zsrobust.cli import adapt, demo, evaluate
+from zsrobust.cli.command import Command, also
+from zsrobust.cli.naming import run_folder
+from zsrobust.cli.parsing import dump, parse
+from zsrobust.errors import ConfigError, UnknownName
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Toy."""
+
+    names: list[str] = field(default_factory=list, metadata=also("name"))
+    """Names."""
+    lr: float = 0.1
+    """Rate."""
+    limit: int | None = None
+    """Limit."""
+    kind: Literal["a", "b"] = "a"
+    """Kind."""
+    save_images: bool = False
+    """Save."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Extra."""
+
+
+TOY = Command(name="toy", options=Options, positional="names")
+
+
+def toy(*argv: str) -> Options:
+    options = parse(TOY, argv)
+    assert isinstance(options, Options)
+    return options
+
+
+def test_values() -> None:
+    assert toy("--lr", "1e-3", "--limit=4", "--kind", "b") == Options(lr=1e-3, limit=4, kind="b")
+    assert toy("--lr", "-1").lr == -1
+
+
+def test_lists() -> None:
+    assert toy("--names", "a, b", "c", "--name", "d").names == ["a", "b", "c", "d"]
+    assert toy('--names=["a, b", "c"]').names == ["a, b", "c"]
+
+
+def test_flags() -> None:
+    assert toy("--save-images").save_images
+    assert toy("--save_images", "x") == Options(save_images=True, names=["x"])
+    assert not toy("--save_images=false").save_images
+
+
+def test_mapping() -> None:
+    assert toy("--extra.scale", "20", "--extra.word", "x").extra == {"scale": 20, "word": "x"}
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert toy() == Options()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--limt", "3"], "unknown option --limt; did you mean --limit? (zsrobust toy --help lists all)"),
+        (["-l"], "unknown option -l"),
+        (["--lr"], "option --lr needs a value"),
+        (["--lr", "--limit", "3"], "option --lr needs a value"),
+        (["--lr", "abc"], "option --lr must be a number, not 'abc'"),
+        (["--limit", "1.5"], "option --limit must be a whole number or null, not '1.5'"),
+        (["--kind", "c"], "option --kind must be one of a, b, not 'c'"),
+        (["--save_images=maybe"], "option --save_images must be true or false, not 'maybe'"),
+    ],
+)
+def test_mistakes(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        toy(*argv)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_then_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("lr: 1e-3\nnames: x, y\nsave-images: true\nextra: {scale: 3}\n")
+    expected = Options(lr=1e-3, names=["x", "y"], save_images=True, extra={"scale": 3}, limit=7)
+    # The command line wins wherever the file is named.
+    assert toy("--limit", "7", "--config", str(file)) == expected
+    assert toy("--config", str(file), "--lr", "2").lr == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epss: 1", "{}: unknown key 'epss'"),
+        ("limt: 1", "{}: unknown key 'limt'; did you mean 'limit'?"),
+        ("lr: fast", "{}: lr must be a number, not 'fast'"),
+        ("- a\n- b", "{}: must hold options"),
+        ("a: [1\n", "{}, line 2: not YAML"),
+        ("lr: 1\n b: 2", "{}, line 2: not YAML"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        toy("--config", str(file))
+    assert str(caught.value).startswith(message.format(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"configuration file nowhere\.yaml cannot be read"):
+        toy("--config", "nowhere.yaml")
+    with pytest.raises(UnknownName, match="unknown recipe 'demmo'; did you mean 'demo'"):
+        toy("--config", "demmo")
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not a text file"):
+        toy("--config", str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("command", [adapt.COMMAND, evaluate.COMMAND, demo.COMMAND], ids=lambda c: str(c.name))
+def test_resolved_configuration_reads_back(command: Command, tmp_path: Path) -> None:
+    argv = {
+        "adapt": ["--method_options.scale", "20", "--lr", "3e-5", "--step_size", "1/255", "--select", "a,b"],
+        "evaluate": ["m", "--tasks", "a,b", "--template", "a, {}", "--eps", "0,4/255", "--seeds", "0,1", "--pictures"],
+        "demo": ["--adapt.lr", "3e-5", "--evaluate.limit", "7"],
+    }[command.name]
+    options = parse(command, argv)
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(options, command.name))
+    assert parse(command, ["--config", str(file)]) == options
+
+
+def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(TOY, ["--print-config", "--limit", "3"]) is None
+    assert yaml.safe_load(capsys.readouterr().out) == asdict(Options(limit=3))
+
+
+def test_eps_of_a_file_stay_what_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("eps: [0, 4, 0.5, 1/255]\n")
+    options = parse(evaluate.COMMAND, ["--config", str(file)])
+    # 4 must not become 4.0, which would be taken for a decimal that is meant.
+    assert [repr(eps) for eps in options.eps] == ["0", "4", "0.5", "'1/255'"]
+
+
+def test_demo_starts_from_its_recipe() -> None:
+    options = parse(demo.COMMAND, ["--adapt.epochs", "1"])
+    assert options.adapt.model == "tiny"
+    assert options.adapt.epochs == 1
+    assert options.adapt.method_options
+    assert len(options.evaluate.tasks) > 3
+    with pytest.raises(ConfigError, match=r"unknown option --adapt\.epoch; did you mean --adapt\.epochs\?"):
+        parse(demo.COMMAND, ["--adapt.epoch", "1"])
+
+
+def test_run_folder_is_the_same_for_the_same_command() -> None:
+    first = run_folder(None, ["openai/clip", "/data/x/birds.toml"], {"lr": 1})
+    assert first == run_folder(None, ["openai/clip", "/data/x/birds.toml"], {"lr": 1})
+    assert first != run_folder(None, ["openai/clip", "/data/x/birds.toml"], {"lr": 2})
+    assert first.parent == Path("runs")
+    assert first.name.startswith("openai-clip-x-birds-")
+    assert run_folder("mine", ["a"], {}) == Path("mine")
