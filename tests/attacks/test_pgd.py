@@ -1,0 +1,452 @@
+"""PGD and FGSM against what is known: closed forms, an exhaustive search, and exact counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.fakes import CLASSES, Bumpy, Linear, Toy
+from torch import Tensor, nn
+
+from zsrobust.attacks import parse
+from zsrobust.attacks.base import Attack
+from zsrobust.attacks.checks import enforce, judge
+from zsrobust.attacks.pgd import PGD, fgsm
+from zsrobust.classifier import ZeroShotClassifier
+from zsrobust.encoders.huggingface import from_folder
+from zsrobust.errors import ConfigError, UnknownName
+from zsrobust.losses import cross_entropy, margin
+from zsrobust.randomness import uniform
+from zsrobust.text_head import TextHead
+from zsrobust.threat import Threat
+
+SHAPE = (3, 4, 5)
+seeds = st.integers(0, 2**16)
+
+
+def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
+    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
+    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
+
+
+def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
+    with torch.no_grad():
+        labels: Tensor = model(pixels).argmax(1)
+    return labels
+
+
+def downhill(model: Linear, labels: Tensor) -> Tensor:
+    """Gradient of the margin of a binary linear model: (B, 3, H, W)."""
+    return (model.weight[labels] - model.weight[1 - labels]).detach().view(-1, *SHAPE)
+
+
+# Closed forms
+
+
+@given(seeds, st.sampled_from([0.003, 0.1, 0.6, 1.0]), st.sampled_from([0.1, 1.0, 4.0]))
+@settings(max_examples=30)
+def test_pgd_reaches_the_worst_case_of_a_binary_linear_model_in_the_linf_ball_and_the_box(
+    seed: int, eps: float, scale: float
+) -> None:
+    model, pixels = Linear.random(2, SHAPE, seed=seed, scale=scale), images(8, seed)
+    labels, threat = predicted(model, pixels), Threat("linf", eps)
+    worst = (pixels - eps * downhill(model, labels).sign()).clamp(0, 1)
+    at_worst = margin(model(worst), labels).detach()
+    found = PGD(threat, 20)(model, pixels, labels)
+    broken = predicted(model, found) != labels
+    sure = at_worst.abs() > 1e-4 * scale
+    assert torch.equal(broken[sure], (at_worst < 0)[sure])
+    # who is not broken was driven all the way
+    torch.testing.assert_close(margin(model(found), labels)[~broken], at_worst[~broken], rtol=1e-4, atol=1e-4 * scale)
+
+
+@given(seeds, st.sampled_from([0.02, 0.3]))
+@settings(max_examples=30)
+def test_pgd_reaches_the_worst_case_of_a_binary_linear_model_in_the_l2_ball(seed: int, eps: float) -> None:
+    model, pixels = Linear.random(2, SHAPE, seed=seed), images(8, seed, inner=True)
+    labels = predicted(model, pixels)
+    slope = downhill(model, labels)
+    at_worst = margin(model(pixels), labels).detach() - eps * slope.flatten(1).norm(dim=1)
+    found = PGD(Threat("l2", eps), 20, step_size=eps)(model, pixels, labels)
+    broken = predicted(model, found) != labels
+    sure = at_worst.abs() > 1e-3
+    assert torch.equal(broken[sure], (at_worst < 0)[sure])
+    torch.testing.assert_close(margin(model(found), labels)[~broken], at_worst[~broken], rtol=0, atol=1e-3)
+
+
+def test_pgd_at_a_confident_margin_still_follows_the_exact_gradient() -> None:
+    # From a margin of 17 on a float32 softmax says 1, and a naive cross-entropy has no gradient through the label.
+    pixels, labels = images(6, inner=True), torch.zeros(6, dtype=torch.int64)
+    weight = torch.randn(2, 60, generator=torch.Generator().manual_seed(0))
+    model = Linear(weight, torch.tensor([60.0, 0.0]))
+    worst = pixels - 0.1 * downhill(model, labels).sign()
+    found = PGD(Threat("linf", 0.1), 20)(model, pixels, labels)
+    torch.testing.assert_close(margin(model(found), labels), margin(model(worst), labels))
+
+
+def test_at_eps_1_an_image_of_another_class_is_found_wherever_the_box_holds_one() -> None:
+    for seed in range(10):
+        model, pixels = Linear.random(2, SHAPE, seed=seed, scale=0.3), images(4, seed)
+        labels = predicted(model, pixels)
+        corner = (downhill(model, labels) < 0).float()
+        exists = predicted(model, corner) != labels
+        found = PGD(Threat("linf", 1.0), 20)(model, pixels, labels)
+        assert torch.equal(predicted(model, found) != labels, exists)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_at_eps_0_nothing_happens(norm: str) -> None:
+    model, pixels = Bumpy(SHAPE, 4), images(10)
+    labels = predicted(model, pixels)
+    for attack in (PGD(Threat(norm, 0), 5, restarts=2), fgsm(Threat(norm, 0))):
+        assert torch.equal(attack(model, pixels, labels), pixels)
+
+
+def test_a_targeted_attack_reaches_its_target_on_a_linear_model() -> None:
+    model, pixels = Linear.random(5, SHAPE), images(40)
+    labels = predicted(model, pixels)
+    targets = (labels + 1 + torch.arange(40) % 4) % 5
+    found = PGD(Threat("linf", 1.0), 40)(model, pixels, labels, targets=targets)
+    assert torch.equal(predicted(model, found), targets)
+    weak = PGD(Threat("linf", 1e-4), 5)(model, pixels, labels, targets=targets)
+    assert not bool((predicted(model, weak) == targets).any())
+
+
+# FGSM
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fgsm_is_one_step_of_size_eps_from_the_image(norm: str) -> None:
+    model, pixels = Linear.random(3, SHAPE, scale=0.01), images(10, inner=True)
+    labels, threat = predicted(model, pixels), Threat(norm, "4/255")
+    slope = pixels.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(slope), labels, reduction="sum"), slope)
+    expected = pixels + threat.eps * threat.steepest(gradient)
+    torch.testing.assert_close(fgsm(threat)(model, pixels, labels), expected, atol=1e-6, rtol=0)
+    assert fgsm(threat) == PGD(threat, 1, step_size=threat.eps, random_start=False)
+
+
+# Against an exhaustive search
+
+
+def exhaustive(
+    attack: PGD, model: nn.Module, pixels: Tensor, labels: Tensor, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain PGD, every step of every restart for everybody: first success (−1: none), best value, and its point."""
+    first = torch.full((len(pixels),), -1)
+    best, points = torch.full((len(pixels),), -torch.inf), pixels.clone()
+    tick = itertools.count()
+    for restart in range(attack.restarts):
+        draws = uniform([(seed, i, "pgd", restart) for i in range(len(pixels))], SHAPE, device=pixels.device)
+        x = attack.threat.random_start(pixels, draws)
+        for step in range(attack.steps + 1):
+            x = x.detach().requires_grad_()
+            logits = model(x)
+            values = cross_entropy(logits, labels)
+            now, success = next(tick), logits.argmax(1) != labels
+            take = (first < 0) & (success | (values > best))
+            best, points = (
+                torch.where(take, values, best).detach(),
+                torch.where(take.view(-1, 1, 1, 1), x, points).detach(),
+            )
+            first = torch.where((first < 0) & success, now, first)
+            if step < attack.steps:
+                (gradient,) = torch.autograd.grad(values.sum(), x)
+                x = attack.threat.project(x + attack.alpha * attack.threat.steepest(gradient), pixels)
+    return first, best, points
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.005), ("l2", 0.03)])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_leaving_early_changes_no_verdict_and_every_pass_is_counted(norm: str, eps: float, restarts: int) -> None:
+    pixels = images(60)
+    net = Bumpy(SHAPE, 4)
+    labels = predicted(net, pixels)
+    attack = PGD(Threat(norm, eps), 4, step_size=eps / 8, restarts=restarts)  # too short to cross: starts matter
+    first, best, points = exhaustive(attack, net, pixels, labels, seed=3)
+    assert 5 < int((first < 0).sum()) < 55, "the case must hold both verdicts"
+    assert int(first.max()) > attack.steps or restarts == 1, "a later restart must matter"
+
+    seen = []
+    handle = net.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    outcome = attack.search(net, pixels, labels, seed=3, examples=range(60))
+    handle.remove()
+    assert torch.equal(predicted(net, outcome.pixels) != labels, first >= 0)
+    torch.testing.assert_close(outcome.pixels, points, atol=1e-6, rtol=0)
+    torch.testing.assert_close(cross_entropy(net(outcome.pixels), labels), best, atol=1e-4, rtol=1e-4)
+
+    per_run = attack.steps + 1
+    evaluations = torch.where(first < 0, restarts * per_run, first + 1)
+    runs, last = first // per_run, first % per_run
+    backwards = torch.where(
+        first < 0, restarts * attack.steps, runs * attack.steps + (last + 1).clamp_max(attack.steps)
+    )
+    assert torch.equal(outcome.forwards, evaluations)
+    assert torch.equal(outcome.backwards, backwards)
+    assert sum(seen) == int(evaluations.sum())
+
+
+def test_more_restarts_from_the_same_starts_never_break_fewer() -> None:
+    net, pixels = Bumpy(SHAPE, 4), images(60)
+    labels = predicted(net, pixels)
+    attacks = [PGD(Threat("linf", 0.005), 2, step_size=1e-3, restarts=n) for n in (1, 2, 6)]
+    broken = [predicted(net, attack(net, pixels, labels, seed=1)) != labels for attack in attacks]
+    for fewer, more in itertools.pairwise(broken):
+        assert bool((more | ~fewer).all())
+    assert int(broken[0].sum()) < int(broken[2].sum())
+
+
+def test_the_reported_point_is_never_worse_than_the_last_one() -> None:
+    # A step far too large bounces about the ball; evaluation keeps the best point on the way.
+    model, pixels = Linear.random(2, SHAPE, scale=0.05), images(20, inner=True)
+    labels, threat = predicted(model, pixels), Threat("linf", 0.02)
+    long, short = PGD(threat, 5)(model, pixels, labels), PGD(threat, 4, step_size=0.01)(model, pixels, labels)
+    for found in (long, short):
+        assert bool((cross_entropy(model(found), labels) >= cross_entropy(model(pixels), labels)).all())
+
+
+# What others are in the batch
+
+
+def clip_classifier(folder: object) -> ZeroShotClassifier:
+    encoder = from_folder(folder)  # type: ignore[arg-type]
+    return ZeroShotClassifier(encoder, TextHead.build(encoder, CLASSES, ["a {}"]), rows=8)
+
+
+def toy_classifier(_: object) -> ZeroShotClassifier:
+    encoder = Toy(size=9, scale=200.0)
+    return ZeroShotClassifier(encoder, TextHead.build(encoder, CLASSES, ["a {}"]), rows=8)
+
+
+@pytest.mark.parametrize("build", [clip_classifier, toy_classifier])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.5)])
+def test_batch_size_order_and_company_change_nothing(build, norm: str, eps: float, random_clip_folder) -> None:
+    model, pixels = build(random_clip_folder), images(30, shape=(3, 12, 12))
+    labels = judge(model, pixels, torch.zeros(30, dtype=torch.int64)).predictions
+    attack = PGD(Threat(norm, eps), 3, restarts=2)
+    whole = attack.search(model, pixels, labels, seed=5, examples=range(30))
+    verdict = judge(model, whole.pixels, labels)
+    assert 0 < int((verdict.predictions != labels).sum()) < 30
+    shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    for batch_size in (1, 7, 64):
+        for chosen in shuffled.split(batch_size)[:4]:
+            part = attack.search(model, pixels[chosen], labels[chosen], seed=5, examples=chosen.tolist())
+            again = judge(model, part.pixels, labels[chosen])
+            assert torch.equal(part.pixels, whole.pixels[chosen])
+            assert torch.equal(part.forwards, whole.forwards[chosen])
+            assert torch.equal(part.backwards, whole.backwards[chosen])
+            assert torch.equal(again.predictions, verdict.predictions[chosen])
+            assert torch.equal(again.margins, verdict.margins[chosen])
+
+
+def test_an_example_has_its_own_random_start() -> None:
+    model, pixels = Linear.random(2, SHAPE), images(1).expand(4, -1, -1, -1)
+    labels = predicted(model, pixels)
+    attack = PGD(Threat("linf", 1e-3), 1, step_size=1e-9)
+    one = attack(model, pixels, labels, examples=[0, 1, 0, 2])
+    assert torch.equal(one[0], one[2])
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one, attack(model, pixels, labels, examples=[0, 1, 0, 2], seed=1))
+
+
+def test_only_whole_chunks_are_passed_to_a_model_with_rows() -> None:
+    model = Linear.random(3, SHAPE)
+    model.rows, seen = 8, set()
+    model.register_forward_hook(lambda module, args, output: seen.add(len(args[0])))
+    pixels = images(11)
+    PGD(Threat("linf", 0.1), 3, restarts=2)(model, pixels, predicted(model, pixels))
+    seen.discard(11)  # the line above asked for the labels
+    assert seen == {8}
+
+
+def test_an_empty_batch_is_no_error() -> None:
+    nothing = torch.zeros(0, *SHAPE)
+    assert PGD(Threat(), 3)(Linear.random(3, SHAPE), nothing, torch.zeros(0, dtype=torch.int64)).shape == nothing.shape
+
+
+# The model is left as it was
+
+
+class Raising(Linear):
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.forwards == 1:
+            raise ZeroDivisionError
+        return super().forward(pixels)
+
+
+@pytest.mark.parametrize("kind", [Linear, Raising])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_attack_changes_nothing_of_the_model_also_when_the_model_raises(kind: type[Linear], training: bool) -> None:
+    model, pixels = kind.random(3, SHAPE), images(6)
+    labels = (pixels.flatten(1) @ model.weight.T + model.bias).argmax(1)
+    model.train(training)
+    model.bias.requires_grad_(False)
+    model.weight.grad = kept = torch.full_like(model.weight, 7.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    needed: list[bool] = []
+    model.register_forward_pre_hook(
+        lambda module, args: needed.append(any(p.requires_grad for p in module.parameters()))
+    )
+    try:
+        PGD(Threat("linf", 1e-3), 3)(model, pixels, labels)
+    except ZeroDivisionError:
+        assert kind is Raising
+    else:
+        assert kind is Linear
+    assert needed
+    assert not any(needed), "no weight gradient may be computed"
+    assert model.training is training
+    assert (model.weight.requires_grad, model.bias.requires_grad) == (True, False)
+    assert model.weight.grad is kept
+    assert torch.equal(kept, torch.full_like(kept, 7.0))
+    assert model.bias.grad is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_images_are_left_as_they_were() -> None:
+    model, pixels = Linear.random(3, SHAPE), images(6)
+    before = pixels.clone()
+    found = PGD(Threat("linf", 0.5), 3)(model, pixels, predicted(model, pixels))
+    assert torch.equal(pixels, before)
+    assert not pixels.requires_grad
+    assert not found.requires_grad
+
+
+def test_it_works_where_gradients_are_switched_off() -> None:
+    model, pixels = Linear.random(2, SHAPE), images(6)
+    labels, attack = predicted(model, pixels), PGD(Threat("linf", 0.1), 3)
+    with torch.no_grad():
+        assert torch.equal(attack(model, pixels, labels), attack(model, pixels, labels))
+        assert not torch.equal(attack(model, pixels, labels), pixels)
+
+
+def test_the_text_tower_never_runs_in_an_attack() -> None:
+    encoder = Toy()
+    model = ZeroShotClassifier(encoder, TextHead.build(encoder, CLASSES, ["a {}"]))
+    before = encoder.text_calls
+    PGD(Threat("linf", 0.1), 3, restarts=2)(model, images(5, shape=(3, 6, 6)), torch.zeros(5, dtype=torch.int64))
+    assert before == encoder.text_calls == 1
+    assert encoder.pixel_calls > 0
+
+
+def test_autocast_around_an_evaluation_is_switched_off() -> None:
+    model, pixels = Bumpy(SHAPE, 4), images(6)
+    labels, attack = predicted(model, pixels), PGD(Threat("linf", 0.1), 3)
+    expected = attack(model, pixels, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attack(model, pixels, labels), expected)
+
+
+# The use in adaptation
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.5)])
+def test_perturb_makes_exactly_k_steps_for_everybody_and_returns_the_last_iterate(norm: str, eps: float) -> None:
+    net, pixels, threat = Bumpy(SHAPE, 4), images(12), Threat(norm, eps)
+    labels = predicted(net, pixels)
+    labels[::2] = (labels[::2] + 1) % 4  # half of them are misclassified from the start
+    keys = [(0, i, "adapt", 7) for i in range(12)]
+    calls: list[Tensor] = []
+
+    def objective(points: Tensor) -> Tensor:
+        calls.append(points.detach().clone())
+        return cross_entropy(net(points), labels)
+
+    attack = PGD(threat, 3, step_size=eps / 2)
+    found = attack.perturb(objective, pixels, keys=keys)
+    assert [len(points) for points in calls] == [12, 12, 12]
+
+    x = threat.random_start(pixels, uniform(keys, SHAPE, device=pixels.device))
+    for point in calls:
+        torch.testing.assert_close(point, x, atol=1e-6, rtol=0)
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(net(x), labels).sum(), x)
+        x = threat.project(x + eps / 2 * threat.steepest(gradient), pixels).detach()
+    torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
+    assert enforce(threat, found, pixels)[1].max() <= eps * 1.0001
+    assert not found.requires_grad
+
+
+def test_a_trajectory_of_perturb_does_not_depend_on_the_batch() -> None:
+    model, pixels = Linear.random(4, SHAPE, scale=3.0), images(9)
+    labels = predicted(model, pixels)
+    attack = PGD(Threat("l2", 0.5), 4)  # in L2 the size of a gradient would show, were it not for its own length
+
+    def run(chosen: list[int]) -> Tensor:
+        keys = [(0, i) for i in chosen]
+        return attack.perturb(lambda p: cross_entropy(model(p), labels[chosen]), pixels[chosen], keys=keys)
+
+    whole = run(list(range(9)))
+    for chosen in ([0], [4, 2], [8, 7, 6, 5, 4, 3, 2, 1, 0]):
+        torch.testing.assert_close(run(chosen), whole[chosen], atol=1e-6, rtol=0)
+
+
+def test_the_gradient_is_of_the_sum_not_of_the_mean() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(Threat):
+        def steepest(self, gradient: Tensor) -> Tensor:
+            seen.append(gradient)
+            return super().steepest(gradient)
+
+    model, pixels = Linear.random(4, SHAPE), images(6)
+    labels, attack = predicted(model, pixels), PGD(Watching("linf", 0.1), 1, random_start=False)
+    attack.perturb(lambda p: cross_entropy(model(p), labels), pixels, keys=[()] * 6)
+    attack.perturb(lambda p: cross_entropy(model(p), labels[:1]), pixels[:1], keys=[()])
+    torch.testing.assert_close(seen[0][:1], seen[1])
+
+
+# Names and options
+
+
+def test_attacks_are_parsed_and_described() -> None:
+    threat = Threat("linf", "4/255")
+    assert parse("pgd:20", threat) == PGD(threat, 20)
+    assert parse(" pgd ", threat).name == "pgd:10"
+    assert parse("fgsm", threat) == fgsm(threat)
+    assert fgsm(threat).name == "fgsm"
+    assert PGD(threat, 1).name == "pgd:1"
+    both = parse("pgd:7", threat, step_size=0.5, restarts=3)
+    assert both.describe() == {
+        "name": "pgd:7", "steps": 7, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "cross_entropy",
+    }  # fmt: skip
+    assert isinstance(both, Attack)
+
+
+@pytest.mark.parametrize(("steps", "alpha"), [(1, 1.0), (2, 1.0), (5, 0.5), (20, 0.125)])
+def test_the_default_step_size_lets_k_steps_cross_the_ball(steps: int, alpha: float) -> None:
+    assert PGD(Threat("linf", "4/255"), steps).alpha == pytest.approx(alpha * 4 / 255)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("pgd:x", {}, "number of steps, as in pgd:20"),
+        ("pgd:-3", {}, "number of steps"),
+        ("pgd:²", {}, "number of steps"),
+        ("pgd:0", {}, "at least 1 step"),
+        ("pgd:5", {"restarts": 0}, "restarts ≥ 1"),
+        ("pgd:5", {"step_size": 0.0}, "above 0"),
+        ("pgd:5", {"step_size": float("nan")}, "above 0"),
+        ("fgsm:3", {}, "takes no argument"),
+        ("fgsm", {"restarts": 2}, "takes no argument"),
+    ],
+)
+def test_options_that_an_attack_does_not_take_are_refused(text: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(text, Threat(), **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_attack_gets_the_nearest_name() -> None:
+    with pytest.raises(UnknownName, match="attack 'pdg'; did you mean 'pgd'"):
+        parse("pdg:20", Threat())
+
+
+def test_restarts_need_random_starts() -> None:
+    with pytest.raises(ConfigError, match="repeat the same run"):
+        PGD(Threat(), 5, restarts=2, random_start=False)

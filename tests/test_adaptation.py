@@ -1,0 +1,507 @@
+"""The training loop: one step by hand, schedules, what stays frozen, divergence, and going on after a kill."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.fakes import CLASSES, Toy, task
+from torch import Tensor, nn
+
+from zsrobust import adaptation, checkpoint
+from zsrobust.adaptation import DivergenceGuard, Recipe, adapt
+from zsrobust.attacks.pgd import PGD
+from zsrobust.errors import ConfigError, DivergedError, ModelError, RunError, UnknownName
+from zsrobust.losses import cross_entropy
+from zsrobust.methods.base import Batch, Learner
+from zsrobust.methods.tecoa import TeCoA
+from zsrobust.metrics import MetricsFile
+from zsrobust.pixels import to_pixels
+from zsrobust.randomness import generator
+from zsrobust.tasks import Task
+from zsrobust.text_head import TextHead
+from zsrobust.threat import Threat
+
+ROOT = Path(__file__).parents[1]
+THREAT = Threat("linf", "8/255")
+
+
+def run(encoder: Any | None = None, **options: Any) -> Toy:
+    """A short adaptation of a toy: 5 steps, the last of 2 images."""
+    given: dict[str, Any] = {
+        "task": task(18), "attack": PGD(THREAT, 2), "epochs": 1, "batch_size": 4, "lr": 0.1, "progress": False,
+    }  # fmt: skip
+    return adapt(encoder or Toy(), **(given | options))  # type: ignore[return-value]
+
+
+def weights(encoder: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# The loop against a plain one
+
+
+def plain(
+    encoder: Toy, examples: Task, attack: PGD, *, epochs: int, batch_size: int, lr: float, warm: int, decay: float
+) -> Toy:
+    """Adversarial training with SGD written out, with its own momentum and schedule."""
+    student = encoder.copy()
+    parameters = [p.requires_grad_(True) for _, p in sorted(student.visual_parameters())]
+    momentum = [torch.zeros_like(p) for p in parameters]
+    text = TextHead.build(encoder, examples.class_names, examples.templates).embeddings
+    steps = epochs * math.ceil(len(examples) / batch_size)
+
+    def loss(points: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(nn.functional.normalize(student.encode_pixels(points)) @ text.T * 10.0, labels)
+
+    step = 0
+    for epoch in range(epochs):
+        order = torch.randperm(len(examples), generator=generator(0, "order", epoch)).tolist()
+        for chosen in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            pixels, labels = to_pixels(examples.images(chosen)), torch.from_numpy(examples.labels[chosen])
+            keys = [(0, int(examples.ids[i]), "adapt", step) for i in chosen]
+            points = attack.perturb(lambda p: loss(p, labels), pixels, keys=keys)  # noqa: B023
+            rate = lr * min(1.0, (step + 1) / warm)
+            if step >= warm:
+                rate = lr * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+            grads = torch.autograd.grad(loss(points, labels).mean(), parameters)
+            with torch.no_grad():
+                for p, v, g in zip(parameters, momentum, grads, strict=True):
+                    v.mul_(0.9).add_(g + decay * p)
+                    p.sub_(rate * v)
+            step += 1
+    return student
+
+
+def test_the_loop_is_plain_adversarial_training_with_momentum_warm_up_and_cosine() -> None:
+    encoder, examples, attack = Toy(), task(18), PGD(THREAT, 2)
+    found = adapt(
+        encoder,
+        task=examples,
+        attack=attack,
+        epochs=2,
+        batch_size=4,
+        lr=0.1,
+        warmup=0.3,
+        weight_decay=0.01,
+        progress=False,
+    )
+    expected = plain(encoder, examples, attack, epochs=2, batch_size=4, lr=0.1, warm=3, decay=0.01)
+    for name, tensor in weights(expected).items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)  # type: ignore[attr-defined]
+    assert not same(expected, encoder)
+
+
+def test_adaptation_makes_a_toy_robust() -> None:
+    # Two kinds of images that a perturbation of this size can hardly confuse, but an unadapted model does.
+    examples = task(48, classes=CLASSES[:2])
+
+    def losses(encoder: Any) -> float:
+        learner = Learner(encoder, encoder, TextHead.build(encoder, examples.class_names, examples.templates))
+        pixels, labels = to_pixels(examples.images(range(48))), torch.from_numpy(examples.labels)
+        batch, keys = Batch(pixels, labels), [(i,) for i in range(48)]
+        points = PGD(THREAT, 5).perturb(lambda p: TeCoA().inner(learner, p, batch), pixels, keys=keys)
+        return float(TeCoA().outer(learner, points, batch).mean())
+
+    before = Toy()
+    after = run(before, task=examples, epochs=12, batch_size=8, lr=0.02)
+    assert losses(after) < 0.6 * losses(before)
+
+
+# What changes and what does not
+
+
+def test_only_a_copy_of_the_visual_tower_changes() -> None:
+    encoder = Toy()
+    before = weights(encoder)
+    adapted = run(encoder)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(encoder).items())
+    changed = {name for name, tensor in weights(adapted).items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name, _ in encoder.visual_parameters()}
+    assert not any(p.requires_grad for p in adapted.parameters())
+    assert all(p.grad is None for p in [*adapted.parameters(), *encoder.parameters()])
+    assert not adapted.training
+    assert encoder.text_calls == 1, "the text tower ran for the head and never again"
+
+
+def test_the_adapted_model_says_what_it_was_adapted_on() -> None:
+    once = run()
+    assert once.name == "toy+tecoa"
+    assert once.provenance["source"] == "tests"
+    assert once.provenance["adapted_on"] == ["blobs"]
+    story: Any = once.provenance["adaptation"]
+    assert (story["threat"], story["lr"], story["attack"]["steps"]) == ("linf:8/255:native", 0.1, 2)
+    twice = run(once, task=task(8, name="others"))
+    assert twice.provenance["adapted_on"] == ["blobs", "others"]
+    assert once.provenance["adapted_on"] == ["blobs"]
+    json.dumps(twice.provenance)
+
+
+def test_the_adversary_computes_no_gradient_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed: list[bool] = []
+
+    class Watching(TeCoA):
+        def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            assert isinstance(learner.encoder, nn.Module)
+            needed.append(any(p.requires_grad for p in learner.encoder.parameters()))
+            return super().inner(learner, points, batch)
+
+        def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            return TeCoA().inner(learner, points, batch)
+
+    run(method=Watching())
+    assert needed == [False] * (2 * 5)  # K steps in each of 5, and no pass more
+
+
+def test_every_example_is_seen_once_an_epoch_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    class Watching(TeCoA):
+        def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            seen.append([int(p.flatten()[0] * 255 + 0.5) for p in batch.pixels])
+            return super().outer(learner, points, batch)
+
+    examples = task(18)
+    marks = sorted(int(image[0, 0, 0]) for image in examples.images(range(18)))
+    run(task=examples, method=Watching(), epochs=2)
+    assert [len(batch) for batch in seen] == [4, 4, 4, 4, 2] * 2
+    first, second = (list(itertools.chain(*half)) for half in (seen[:5], seen[5:]))
+    assert sorted(first) == sorted(second) == marks
+    assert first != second
+
+
+def test_a_seed_gives_the_same_model_and_another_seed_another() -> None:
+    one = run()
+    torch.manual_seed(123)  # the state of torch's own generator does not matter
+    assert same(run(), one)
+    assert not same(run(seed=1), one)
+
+
+def test_bf16_keeps_the_weights_in_float32() -> None:
+    mixed, exact = run(precision="bf16"), run()
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    assert not same(mixed, exact)
+    for name, tensor in weights(exact).items():
+        torch.testing.assert_close(mixed.state_dict()[name], tensor, rtol=0.1, atol=0.1)
+
+
+def test_the_models_own_resolution_is_attacked_in_the_model_space() -> None:
+    sizes: set[tuple[int, ...]] = set()
+
+    class Watching(TeCoA):
+        def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            sizes.add(tuple(points.shape[1:]))
+            return super().inner(learner, points, batch)
+
+    large = task(8, size=12)
+    run(task=large, method=Watching())
+    assert sizes == {(3, 12, 12)}
+    run(task=large, method=Watching(), attack=PGD(Threat("linf", "1/255", "model"), 1))
+    assert sizes == {(3, 12, 12), (3, 6, 6)}
+
+
+# Options
+
+
+def test_the_defaults_are_the_papers() -> None:
+    recipe = Recipe()
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.epochs, recipe.batch_size) == (
+        "sgd",
+        1e-5,
+        0,
+        10,
+        256,
+    )
+    (group,) = adaptation.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 1e-5, 0.0).param_groups
+    assert (group["momentum"], group["weight_decay"], group["nesterov"], group["dampening"]) == (0.9, 0, False, 0)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_the_learning_rate_warms_up_and_follows_a_cosine_to_0(warmup: float, steps: int) -> None:
+    recipe = Recipe(lr=0.4, warmup=warmup)
+    rates = [recipe.learning_rate(step, steps) for step in range(steps)]
+    warm = max(1, round(warmup * steps)) if warmup else 0
+    for step, rate in enumerate(rates):
+        if step < warm:
+            expected = 0.4 * (step + 1) / warm
+        else:
+            expected = 0.4 * math.cos(math.pi / 2 * (step - warm) / (steps - warm)) ** 2
+        assert rate == pytest.approx(expected, rel=1e-9)
+    assert all(rate > 0 for rate in rates), "no step is wasted"
+    assert max(rates) == pytest.approx(0.4)
+
+
+def test_the_measured_learning_rate_is_the_one_in_force(tmp_path: Path) -> None:
+    run(run=tmp_path, log_every=1, warmup=0.4)
+    recipe = Recipe(lr=0.1, warmup=0.4)
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["lr"] for line in lines] == [recipe.learning_rate(step, 5) for step in range(5)]
+    assert all(0 <= line["robust_accuracy"] <= 1 and line["images_per_second"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"optimiser": "sgd"}, "option of adapt 'optimiser'; did you mean 'optimizer'"),
+        ({"optimizer": "adam"}, "optimizer 'adam'; did you mean 'adamw'"),
+        ({"precision": "fp16"}, "precision 'fp16'"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": math.nan}, "lr must be above 0"),
+        ({"warmup": 1.0}, r"warmup in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "weight_decay not negative"),
+        ({"method": "tekoa"}, "method 'tekoa'; did you mean 'tecoa'"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_named(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(**option)
+
+
+def test_what_cannot_be_adapted_is_refused() -> None:
+    class Frozen:
+        name, geometry = "frozen", None
+
+    with pytest.raises(ModelError, match="'frozen' cannot be adapted"):
+        run(Frozen())
+    with pytest.raises(ConfigError, match="has one class"):
+        run(task=task(8, classes=["cat"]))
+    with pytest.raises(UnknownName):
+        run(method="nope")
+
+
+# Divergence
+
+
+class Failing(TeCoA):
+    """Its loss is spoilt from a step on."""
+
+    def __init__(self, at: int, factor: float) -> None:
+        super().__init__()
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "factor", factor)
+        object.__setattr__(self, "count", itertools.count(1))
+
+    def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+        loss = super().outer(learner, points, batch)
+        return loss * self.factor if next(self.count) >= self.at else loss  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_loss_that_is_nan_stops_with_the_last_good_checkpoint(factor: float, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"the loss of step 4 is .*step-00000002.*smaller lr") as caught:
+        run(run=tmp_path, method=Failing(4, factor), checkpoint_every=2)
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    assert str(last) in str(caught.value)
+    assert last is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(last / "weights.safetensors").values())
+
+
+def test_without_a_checkpoint_the_message_says_so() -> None:
+    with pytest.raises(DivergedError, match="the loss of step 1 is nan; there is no checkpoint yet"):
+        run(method=Failing(1, math.nan))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
+    class Cliff(TeCoA):
+        """At the third step the loss is 0 and its gradient infinite."""
+
+        def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            loss = super().outer(learner, points, batch)
+            return (loss * 0).sqrt() if next(steps) == 3 else loss
+
+    steps = itertools.count(1)
+    with pytest.raises(DivergedError, match="the loss of step 3 is nan"):
+        run(run=tmp_path, method=Cliff(), checkpoint_every=1)
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    assert last is not None
+    assert last.name == "step-00000002"
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_weights_that_overflow_are_never_a_good_checkpoint(every: int, tmp_path: Path) -> None:
+    # Loss and gradient are finite, the step is not; at the last step no next loss would notice.
+    class Steep(TeCoA):
+        def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+            loss = super().outer(learner, points, batch)
+            return loss.detach() + (loss - loss.detach()) * (1e15 if next(steps) == 5 else 1e-30)
+
+    steps = itertools.count(1)
+    with pytest.raises(DivergedError, match="NaN or infinite after step 5"):
+        run(run=tmp_path, method=Steep(), lr=1e25, warmup=0.0, checkpoint_every=every)
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    assert (last.name if last else None) == ("step-00000004" if every == 1 else None)
+
+
+def test_a_loss_that_runs_away_stops_the_run() -> None:
+    guard = DivergenceGuard({}, None)
+    for step in range(60):
+        guard.check(1.0, step)
+
+    def run_away() -> None:
+        for step in range(60, 160):
+            guard.check(20.0, step)
+
+    with pytest.raises(DivergedError, match="runs away: 1 at its best"):
+        run_away()
+    assert guard.state["lowest"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("losses", [[30.0] * 200, [0.01, 4.0] * 100, [1.0] * 50 + [50.0] * 3 + [1.0] * 100])
+def test_a_high_start_a_small_loss_and_a_few_bad_steps_are_no_divergence(losses: list[float]) -> None:
+    guard = DivergenceGuard({}, None)
+    for step, loss in enumerate(losses):
+        guard.check(loss, step)
+
+
+# Going on
+
+
+class Stop(BaseException):
+    """As Ctrl-C."""
+
+
+def stop_in_step(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn, count = adaptation._learn, itertools.count(1)
+
+    def stopping(*args: Any) -> float:
+        if next(count) == step:
+            raise Stop
+        return learn(*args)
+
+    monkeypatch.setattr(adaptation, "_learn", stopping)
+
+
+def stopped(tmp_path: Path, step: int = 4, **options: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_step(step, patch)
+        with pytest.raises(Stop):
+            run(run=tmp_path, checkpoint_every=2, log_every=1, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "weight_decay": 0.1}, {"precision": "bf16"}])
+def test_a_run_that_stopped_ends_with_the_same_weights(options: dict[str, Any], tmp_path: Path) -> None:
+    stopped(tmp_path / "stopped", **options)
+    whole = run(run=tmp_path / "whole", log_every=1, **options)
+    assert same(run(run=tmp_path / "stopped", log_every=1, **options), whole)
+    keys = ("step", "loss", "lr", "clean_accuracy", "robust_accuracy")
+    one, other = ([{k: line[k] for k in keys} for line in metrics(tmp_path / f)] for f in ("stopped", "whole"))
+    assert one == other
+    assert same(run(run=tmp_path / "stopped", **options), whole)  # finished: nothing is done again
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(
+    optimizer: str, killed: Path, request: pytest.FixtureRequest
+) -> None:
+    whole, resumed = killed / optimizer / "whole", killed / optimizer / "killed"
+    one, other = (load_file(folder / "final.safetensors") for folder in (whole, resumed))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    lines = [[(line["step"], line["loss"]) for line in metrics(folder)] for folder in (whole, resumed)]
+    assert lines[0] == lines[1]
+    assert [step for step, _ in lines[1]] == [2, 4, 6, 8, 10, 12]
+    names = [sorted(path.name for path in (folder / "checkpoints").iterdir()) for folder in (whole, resumed)]
+    assert names[0] == names[1] == ["step-00000009", "step-00000012"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both optimizers, whole, and killed seven times each: see tests/killed_runs.py."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killed_runs", "adapt", str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("lr", {"lr": 0.2}),
+        ("batch_size", {"batch_size": 5}),
+        ("seed", {"seed": 1}),
+        ("optimizer", {"optimizer": "adamw"}),
+        ("base_fingerprint", {"encoder": Toy(seed=1)}),
+        ("method", {"method": TeCoA(scale=3.0)}),
+        ("attack", {"attack": PGD(Threat("linf", "8/255"), 3)}),
+        ("threat", {"attack": PGD(Threat("linf", "4/255"), 2, step_size=8 / 255)}),
+        ("task_fingerprint", {"task": task(18, seed=1)}),
+    ],
+)
+def test_another_configuration_is_refused_and_named(key: str, options: dict[str, Any], tmp_path: Path) -> None:
+    stopped(tmp_path)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=rf"another configuration: {key} was"):
+        run(run=tmp_path, **options)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_other_templates_are_another_configuration(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    stopped(tmp_path)
+    with pytest.raises(RunError, match="templates was"):
+        run(run=tmp_path, task=replace(task(18), templates=("the {}",)))
+
+
+def test_how_often_is_logged_and_saved_may_change(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    assert same(run(run=tmp_path, checkpoint_every=1, log_every=2), run())
+
+
+# Metrics
+
+
+def test_metrics_after_the_last_checkpoint_are_written_anew(tmp_path: Path) -> None:
+    with MetricsFile(tmp_path, resume_at=0) as file:
+        for step in (2, 4, 6):
+            file.write(step, {"loss": 1.0 * step})
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 8, "lo')
+    with MetricsFile(tmp_path, resume_at=4) as file:
+        file.write(6, {"loss": -6.0})
+    assert metrics(tmp_path) == [{"step": 2, "loss": 2.0}, {"step": 4, "loss": 4.0}, {"step": 6, "loss": -6.0}]
+
+
+def test_broken_metrics_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(RunError, match="'nonsense'; remove it"):
+        MetricsFile(tmp_path, resume_at=1)
+
+
+def test_tensorboard_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match="need a run folder"):
+        run(tensorboard=True)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*file"):
+        run(run=tmp_path / "file" / "run")
+
+
+def test_without_a_run_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run()
+    assert list(tmp_path.iterdir()) == []
