@@ -247,6 +247,15 @@ def test_alarms_of_attacks_that_do_nothing_or_get_worse(run):
     assert any("tiny on world-shapes: robust accuracy rises from" in note for note in summary.notes)
 
 
+def test_one_task_that_keeps_all_images_is_no_alarm(run):
+    def harmless_on_shapes(records):
+        kept = [r.task == "world-shapes" and r.threat == "linf:4/255:native" for r in records]
+        return [replace(r, prediction=r.label, correct=True) if k else r for r, k in zip(records, kept, strict=True)]
+
+    rewrite(run, harmless_on_shapes)
+    assert rows(summarise([load_run(run)]))["tiny", "world-shapes", "linf:4/255:native"].flags == ()
+
+
 def test_seeds_are_apart_and_their_mean_has_a_range_not_an_interval(tmp_path):
     run = make_run(tmp_path / "run", tasks=FOUR, n=30, seeds=(0, 1, 2))
     summary = summarise([load_run(run)])
