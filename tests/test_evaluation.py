@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -231,6 +232,16 @@ def test_a_run_that_stopped_goes_on_and_counts_nothing_twice(encoder: Toy, tmp_p
             evaluated(tmp_path / "stopped", encoder, tasks, attacks, batch_size=4, watch=watch)
     assert evaluated(tmp_path / "stopped", encoder, tasks, attacks, batch_size=5) == whole
     assert evaluated(tmp_path / "stopped", encoder, tasks, attacks) == whole  # nothing left to do
+
+
+def test_a_run_that_stopped_early_knows_all_its_tasks(encoder: Toy, tmp_path: Path) -> None:
+    def watch(_: object) -> None:
+        raise Stop
+
+    tasks = [labelled_by(encoder, task(8, name=name, seed=seed)) for seed, name in enumerate("ab")]
+    with pytest.raises(Stop):
+        evaluated(tmp_path, encoder, tasks, [PGD(THREAT, 2)], watch=watch)
+    assert [one["name"] for one in json.loads((tmp_path / "run.json").read_text())["tasks"]] == ["a", "b"]
 
 
 def test_an_attack_a_task_and_a_seed_can_be_added_later(encoder: Toy, tmp_path: Path) -> None:

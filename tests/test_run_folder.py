@@ -15,6 +15,11 @@ SETTINGS = {"space": "native", "precision": "float32", "rows": 32}
 MODEL = {"name": "tiny", "fingerprint": "abc", "adapted_on": []}
 
 
+def measured(path: Path) -> None:
+    """A folder with a record: from then on its configuration counts."""
+    (path / "records.jsonl").write_text("{}\n")
+
+
 def run(path: Path, **changes: object) -> RunFolder:
     return RunFolder(path, kind="evaluate", settings=SETTINGS | changes)
 
@@ -38,6 +43,7 @@ def test_a_resumed_folder_keeps_what_was_declared(tmp_path: Path) -> None:
         first.declare("models", MODEL)
         first.declare("seeds", 0)
         first.declare("threats", "linf:4/255:native")
+    measured(tmp_path)
     again = run(tmp_path)
     assert again.header == first.header == header(tmp_path)
     again.declare("models", MODEL)
@@ -49,8 +55,15 @@ def test_a_resumed_folder_keeps_what_was_declared(tmp_path: Path) -> None:
 
 def test_another_setting_is_named(tmp_path: Path) -> None:
     run(tmp_path)
+    measured(tmp_path)
     with pytest.raises(RunError, match=r"another configuration: rows was 32, now 8; .*another run folder"):
         run(tmp_path, rows=8)
+
+
+def test_a_run_without_a_record_begins_anew(tmp_path: Path) -> None:
+    run(tmp_path).declare("models", MODEL)
+    assert run(tmp_path, rows=8).header["models"] == []
+    assert header(tmp_path)["rows"] == 8
 
 
 def test_a_name_stands_for_one_thing_in_a_run(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
-            raise ConfigError(f"seed must not be negative, not {self.seed}")
+            raise ConfigError(f"seed must be at least 0, not {self.seed}")
         if not self.lr > 0 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
             raise ConfigError(
                 f"lr must be above 0 (is {self.lr}), warmup in [0, 1) (is {self.warmup}), "

@@ -4,6 +4,7 @@
     ├── ConfigError           an option or a configuration value that is not allowed
     │   └── UnknownName       a name that nothing is registered under (says the nearest one)
     ├── DataError             a task's data is missing, broken or not what its TOML says
+    │   └── UnreadableImage   an image that cannot be decoded in full
     ├── ModelError            a checkpoint that cannot be loaded, or must not be
     ├── RunError              a run folder that cannot be written, resumed or read
     └── DivergedError         adaptation met NaN or a diverging loss
@@ -28,16 +29,20 @@ class ConfigError(ZSRobustError):
 class UnknownName(ConfigError):
     """A name that nothing is registered under."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str]) -> None:
+    def __init__(self, kind: str, given: str, allowed: Iterable[str], *, also: str = "") -> None:
         names = sorted(allowed)
         near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        super().__init__(f"unknown {kind} '{given}'{hint} (known: {shown or 'none'})")
+        super().__init__(f"unknown {kind} '{given}'{hint} (known: {shown or 'none'}{'; ' if also else ''}{also})")
 
 
 class DataError(ZSRobustError):
     """A task's data is missing, broken, or not what its TOML says."""
+
+
+class UnreadableImage(DataError):
+    """An image that cannot be decoded in full."""
 
 
 class ModelError(ZSRobustError):

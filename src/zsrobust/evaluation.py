@@ -21,7 +21,7 @@ from zsrobust.attacks.base import Attack
 from zsrobust.attacks.checks import Verdict, enforce, judge
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import ConfigError
+from zsrobust.errors import ConfigError, DataError, UnreadableImage
 from zsrobust.passes import ROWS, float32_only, frozen
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import uniform
@@ -145,7 +145,10 @@ class _Batch:
     def __init__(self, task: Task, indices: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.device) -> None:
         self.task = task
         self.first = int(indices[0])
-        self.pixels = to_pixels(task.images(indices.tolist())).to(device)
+        try:
+            self.pixels = to_pixels(task.images(indices.tolist())).to(device)
+        except UnreadableImage as problem:
+            raise DataError(f"{problem}; --on_bad_image skip leaves such images out, in a new run") from problem
         self.labels = torch.from_numpy(task.labels[indices]).to(device)
 
     def clean(self, classifier: ZeroShotClassifier, indices: Sequence[int], model: str, seed: int) -> list[Record]:
@@ -250,9 +253,10 @@ def evaluate_into(
     for attack in attacks:
         run.declare("attacks", attack.describe() | {"threat": attack.threat.describe()})
         run.declare("threats", attack.threat.describe())
+    for task in tasks:  # all of them first: the report of a run that stops early then says what is missing
+        run.declare("tasks", in_space(task, encoder, str(run.header["space"])).describe())
     done = run.records.done()
     for task in (in_space(task, encoder, str(run.header["space"])) for task in tasks):
-        run.declare("tasks", task.describe())
         classifier = classifier_for(encoder, task, rows=int(run.header["rows"]))
         known = done.get(Cell(encoder.name, task.name, seed), Done())
         label = f"{encoder.name} on {task.name}"

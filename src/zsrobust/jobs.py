@@ -89,10 +89,8 @@ def adapt_job(
     """
     folder = Path(run)
     how = Recipe(**recipe)
-    if how.seed < 0:
-        raise ConfigError(f"seed must be at least 0, not {how.seed}")
     ball = Threat.parse(threat) if isinstance(threat, str) else threat
-    attack = PGD(ball, steps, step_size=ball.eps or None if step_size is None else parse_eps(step_size))
+    attack = PGD(ball, steps, step_size=ball.eps or None if step_size is None else parse_eps(step_size, "step_size"))
     learner = make_method(method, method_options or {})
     examples = open_task(
         task,
@@ -281,7 +279,7 @@ def evaluate_job(
         seed=seed,
         split=split,
         run=folder,
-        step_size=None if step_size is None else parse_eps(step_size),
+        step_size=None if step_size is None else parse_eps(step_size, "step_size"),
         restarts=restarts,
         batch_size=batch_size,
         rows=rows,

@@ -62,6 +62,7 @@ class RunFolder:
     """A run folder, new or resumed.
 
     What a name stands for cannot change within a run: a model, task or attack that comes again must be the same one.
+    A run that stopped before its first record has nothing to protect and begins anew.
 
     Args:
         path: The folder; made if it does not exist.
@@ -104,6 +105,8 @@ class RunFolder:
                 f"{self.path} was written as {header.get('format')!r}, this version writes {FORMAT!r}; "
                 "name another folder"
             )
+        if not self.records.path.exists():
+            return fresh
         for key, value in settings.items():
             if header.get(key) != value:
                 raise _changed(self.path, key, header.get(key), value)

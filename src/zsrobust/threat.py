@@ -19,18 +19,19 @@ Norm = Literal["linf", "l2"]
 Space = Literal["native", "model"]
 
 
-def parse_eps(text: str | float) -> float:
-    """ε as a number in pixel range [0, 1] units.
+def parse_eps(text: str | float, called: str = "ε") -> float:
+    """ε, or another length, as a number in pixel range [0, 1] units.
 
     Args:
         text: ``"4/255"``, a decimal such as ``"0.0157"`` or ``1.0``, or ``"0"``. A bare integer other than 0 is
             refused, because in this field "4" has meant both 4/255 and 4.
+        called: What messages call it.
 
     Raises:
         ConfigError: not a number, negative, or a bare integer.
     """
     if isinstance(text, bool):
-        raise ConfigError(f"ε must be written like 4/255 or 0.0157, not {text}")
+        raise ConfigError(f"{called} must be written like 4/255 or 0.0157, not {text}")
     # A whole number as it is, any other as a decimal: numpy's scalars write themselves differently.
     whole = isinstance(text, str) or hasattr(text, "__index__")
     written = str(text).strip() if whole else repr(float(text))
@@ -38,13 +39,14 @@ def parse_eps(text: str | float) -> float:
     try:
         value = float(numerator) / float(denominator) if slash else float(written)
     except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"ε = '{written}' is not a number; write it like 4/255 or 0.0157") from None
+        raise ConfigError(f"{called} = '{written}' is not a number; write it like 4/255 or 0.0157") from None
     if value != 0 and written.lstrip("+-").isdecimal():
         raise ConfigError(
-            f"ε = {written} is ambiguous: did you mean {written}/255? (for ε = {written} write {written}.0)"
+            f"{called} = {written} is ambiguous: did you mean {written}/255? "
+            f"(for {called} = {written} write {written}.0)"
         )
     if not 0 <= value < float("inf"):
-        raise ConfigError(f"ε = {written} must be a finite number that is not negative")
+        raise ConfigError(f"{called} = {written} must be a finite number that is not negative")
     return value
 
 

@@ -34,6 +34,11 @@ def test_adapt(zsrobust: Zsrobust, adapt_command: Command) -> None:
     assert provenance["adapted_on"] == ["pets"]
 
 
+def test_what_to_do_next_asks_with_the_same_prompts(zsrobust: Zsrobust, adapt_command: Command) -> None:
+    line = zsrobust(*adapt_command, "--template", "{}, yes", "--template", "a {}").out.splitlines()[-1]
+    assert line.endswith(" --template '{}, yes' --template 'a {}'")
+
+
 def test_adapt_again_does_nothing(zsrobust: Zsrobust, adapt_command: Command) -> None:
     zsrobust(*adapt_command)
     weights = Path("adapted/model/model.safetensors")
@@ -89,10 +94,11 @@ def test_adapt_with_another_configuration(zsrobust: Zsrobust, refused: Refused, 
         (["--method", "teco"], "unknown method 'teco'; did you mean 'tecoa'?"),
         (["--method_options.scal", "3"], "unknown tecoa option 'scal'; did you mean 'scale'?"),
         (["--method_options.scale", "abc"], "method 'tecoa' cannot use scale='abc'"),
-        (["--model", "tiy"], "unknown encoder 'tiy'; did you mean 'tiny'?"),
+        (["--model", "tiy"], "unknown model 'tiy'; did you mean 'tiny'?"),
         (["--task", "dgits"], "unknown task 'dgits'; did you mean 'digits'?"),
+        (["--task", "./pets/none"], "no such file or folder: ./pets/none"),
         (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
-        (["--step_size", "4"], "ε = 4 is ambiguous: did you mean 4/255?"),
+        (["--step_size", "4"], "step_size = 4 is ambiguous: did you mean 4/255?"),
         (["--epochs", "0"], "epochs must be at least 1, not 0"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--steps", "0"], "PGD needs at least 1 step, not 0"),
@@ -176,7 +182,7 @@ def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refuse
         (["--eps", "0,4"], "ε = 4 is ambiguous: did you mean 4/255?"),
         (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
         (["--tasks", "dgits"], "unknown task 'dgits'; did you mean 'digits'?"),
-        (["tiy"], "unknown encoder 'tiy'; did you mean 'tiny'?"),
+        (["tiy"], "unknown model 'tiy'; did you mean 'tiny'?"),
         (["--limit", "0"], "limit = 0 must be at least 1"),
         (["--rows", "0"], "rows must be at least 1, not 0"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
@@ -188,6 +194,17 @@ def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refuse
 def test_evaluate_refuses(refused: Refused, evaluate_command: Command, options: list[str], line: str) -> None:
     words = [word for word in evaluate_command if options[0] != "tiy" or word != evaluate_command[1]]
     assert refused(*words, *options).startswith(line)
+
+
+def test_a_bad_image_stops_and_the_same_folder_serves_without_it(
+    zsrobust: Zsrobust, refused: Refused, photos: Path, random_clip_folder: Path
+) -> None:
+    (next(path for path in sorted(photos.iterdir()) if path.is_dir()) / "bad.png").write_text("no image")
+    command = ("evaluate", random_clip_folder, "--tasks", photos, "--attacks", "pgd:1", "--run", "e")
+    line = refused(*command)
+    assert "bad.png: cannot be read as an image" in line
+    assert "; --on_bad_image skip leaves such images out" in line
+    assert zsrobust(*command, "--on_bad_image", "skip").status == 0
 
 
 def test_nothing_to_evaluate(refused: Refused) -> None:

@@ -275,7 +275,7 @@ def test_what_looks_like_a_folder_is_one(given: str | Path) -> None:
 @pytest.mark.parametrize(
     ("given", "options", "kind", "message"),
     [
-        ("tinny", {}, UnknownName, "unknown encoder 'tinny'; did you mean 'tiny'?"),
+        ("tinny", {}, UnknownName, "unknown model 'tinny'; did you mean 'tiny'?"),
         ("owner/na me", {}, ModelError, "'owner/na me' is neither a folder nor a hub id"),
         ("FOLDER", {"revision": "main"}, ConfigError, "revision 'main' was given, but"),
         ("FOLDER", {"device": "gpu"}, ConfigError, "device 'gpu' cannot be used here"),

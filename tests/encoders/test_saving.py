@@ -77,6 +77,12 @@ def test_provenance_comes_back_and_the_card_says_it(clip: HuggingFaceEncoder, tm
     assert twice.provenance["note"] == "second"
 
 
+def test_the_card_names_the_method_of_an_adaptation(clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    story = {"adapted_on": ["digits"], "adaptation": {"method": {"name": "tecoa", "scale": 20}}}
+    folder = clip.save_pretrained(tmp_path / "robust", provenance=story)
+    assert "adapted with tecoa on digits" in (folder / "README.md").read_text()
+
+
 def test_a_checkpoint_of_ours_on_the_hub_keeps_its_base(clip: HuggingFaceEncoder, tmp_path: Path) -> None:
     folder = clip.save_pretrained(tmp_path / "robust", provenance=ADAPTED)
     story = from_folder(folder, provenance={"source": "me/robust", "revision": "c0ffee"}).provenance

@@ -133,6 +133,15 @@ def test_other_data_under_the_same_task_name_is_refused(tmp_path):
         summarise([load_run(r) for r in runs])
 
 
+def test_other_prompts_for_the_same_task_are_refused(tmp_path, edit):
+    runs = [make_run(tmp_path / name, models=(name,), tasks=FOUR, n=20) for name in MODELS]
+    for run, template in zip(runs, ("a {}", "the {}"), strict=True):
+        assert summarise([load_run(r) for r in runs]).rows
+        edit(run, lambda d, template=template: d["tasks"][1].update(templates=[template]))
+    with pytest.raises(RunError, match=r"other prompts in .* \('a {}'\) than in .* \('the {}'\)"):
+        summarise([load_run(r) for r in runs])
+
+
 def test_the_same_cell_in_two_runs_counts_once_or_is_refused(tmp_path):
     one, two = (make_run(tmp_path / name, models=("tiny",), tasks=FOUR, n=30) for name in ("one", "two"))
     alone = summarise([load_run(one)]).to_json()
@@ -234,6 +243,16 @@ def test_flags(run, edit):
         "the gradient is zero on 3 images",
     )
     assert by["tiny-tecoa", "world-shapes", "linf:1/255:native"].flags == ("computed in bfloat16, not float32",)
+
+
+def test_a_model_that_has_seen_the_very_images_is_flagged(run, edit):
+    edit(
+        run,
+        lambda d: d["models"][1]["provenance"].update(adaptation={"task_fingerprint": d["tasks"][0]["fingerprint"]}),
+    )
+    seen = [(row.model, row.task) for row in summarise([load_run(run)]).rows if row.flags]
+    story = load_run(run)
+    assert set(seen) == {(story.models[1].name, story.tasks[0].name)}
 
 
 def test_alarms_of_attacks_that_do_nothing_or_get_worse(run):

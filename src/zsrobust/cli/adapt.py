@@ -55,6 +55,9 @@ def run(options: AdaptOptions) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_advice(folder)) from None
     words = ["evaluate", options.model, str(folder), "--tasks", options.task, "--threat", options.threat]
+    for name, given in (("classes", options.classes), ("select", options.select)):
+        words += [f"--{name}", ",".join(given)] if given else []
+    words += [word for template in options.template for word in ("--template", template)]
     print(f"Next   zsrobust {shlex.join(words)}")
 
 

@@ -30,7 +30,7 @@ class AttackOptions:
     """Model: a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id."""
     threat: str = "linf:4/255:native"
     """What may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native (the image's own
-    size, at most a 224 crop) or model (the model's input size)."""
+    size if it is square and at most 224, else a 224 crop) or model (the model's input size)."""
     attack: str = "pgd:50"
     """Attack (see 'zsrobust ls attacks')."""
     step_size: str | float | None = None
@@ -71,7 +71,7 @@ def run(options: AttackOptions) -> None:
     from zsrobust.one_image import attack_image
     from zsrobust.threat import Threat, parse_eps
 
-    step_size = None if options.step_size is None else parse_eps(options.step_size)
+    step_size = None if options.step_size is None else parse_eps(options.step_size, "step_size")
     attack = parse(options.attack, Threat.parse(options.threat), step_size=step_size, restarts=options.restarts)
     encoder = load_model(options.model, device=options.device)
     found = attack_image(

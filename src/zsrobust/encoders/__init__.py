@@ -58,7 +58,7 @@ def load(
     elif "/" in given:
         encoder, from_hub = _from_hub(given, revision, attention), True
     else:
-        raise UnknownName("encoder", given, ENCODERS)
+        raise UnknownName("model", given, ENCODERS, also="there is no folder of that name, and a hub id is owner/name")
     if revision is not None and not from_hub:
         raise ConfigError(f"revision '{revision}' was given, but '{given}' is not a hub id")
     return _moved(encoder, target)

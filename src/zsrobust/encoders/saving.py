@@ -153,7 +153,9 @@ def _summary(story: Mapping[str, Any], base: object) -> str:
     tasks = ", ".join(map(str, adapted))
     if not adapted:
         return f"A copy of {base} written by zsrobust; not adapted."
-    method = story.get("method", "an unnamed method")
+    adaptation = story.get("adaptation")
+    told = adaptation.get("method") if isinstance(adaptation, Mapping) else story.get("method")
+    method = (told.get("name") if isinstance(told, Mapping) else told) or "an unnamed method"
     return (
         f"{base}, adapted with {method} on {tasks}. Accuracy on these tasks is not zero-shot. A robust "
         "accuracy is an upper bound: it says what the attacks that were run did not find."

@@ -95,6 +95,12 @@ def _breaks_elsewhere(evidence: Evidence, cell: Cell, threat: Threat) -> bool:
     )
 
 
+def _seen(evidence: Evidence, model: str, task: Task) -> bool:
+    """Whether a model was adapted on exactly the examples it is evaluated on."""
+    stories = (one.provenance.get("adaptation") for one in evidence.models if one.name == model)
+    return any(isinstance(s, Mapping) and s.get("task_fingerprint") == task.fingerprint for s in stories)
+
+
 def flags_of(evidence: Evidence, cell: Cell, task: Task, threat: Threat, counted: Counted) -> tuple[str, ...]:
     """Plain sentences about one row."""
     flags = []
@@ -108,6 +114,8 @@ def flags_of(evidence: Evidence, cell: Cell, task: Task, threat: Threat, counted
         flags.append(f"computed in {precision}, not float32")
     if threat.eps > 0 and clean == robust and clean >= _FEW and not _breaks_elsewhere(evidence, cell, threat):
         flags.append(f"not one of {clean} attacked images was broken: check that the attack reaches the pixels")
+    if _seen(evidence, cell.model, task):
+        flags.append("the model was adapted on exactly these images")
     for flag in evidence.flags:
         wanted = (flag.model, flag.task, flag.threat, flag.seed)
         actual = (cell.model, cell.task, threat.text, cell.seed)

@@ -39,6 +39,7 @@ class Task:
     fingerprint: str
     geometry: str
     bad_images: tuple[str, ...]
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ def _task(fields: _Fields) -> Task:
         fingerprint=fields.take("fingerprint", str),
         geometry=fields.take("geometry", str, ""),
         bad_images=tuple(map(str, fields.take("bad_images", list, []))),
+        templates=tuple(map(str, fields.take("templates", list, []))),
     )
 
 

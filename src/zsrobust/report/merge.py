@@ -51,7 +51,8 @@ def merge(runs: Sequence[Run]) -> Evidence:
     name are told apart by the folder of their run.
 
     Raises:
-        RunError: a task is not the same data in two runs, or two runs disagree on a record; both are named.
+        RunError: a task is not the same data or has other prompts in two runs, or two runs disagree on a record; both
+            are named.
     """
     runs = _told_apart(runs)
     tasks = _tasks(runs)
@@ -125,7 +126,17 @@ def _tasks(runs: Sequence[Run]) -> dict[str, Task]:
                     f"{first.fingerprint[:12]}) and in {run} ({task.n} examples, fingerprint "
                     f"{task.fingerprint[:12]}): they cannot be reported together"
                 )
+            if first.templates and task.templates and first.templates != task.templates:
+                raise RunError(
+                    f"task '{task.name}' was asked with other prompts in {where} ({_listed(first.templates)}) than in "
+                    f"{run} ({_listed(task.templates)}): they cannot be reported together"
+                )
     return {name: task for name, (task, _) in found.items()}
+
+
+def _listed(templates: Sequence[str]) -> str:
+    more = f" and {len(templates) - 1} more" if len(templates) > 1 else ""
+    return f"'{templates[0]}'{more}"
 
 
 def _records(runs: Sequence[Run]) -> list[Record]:

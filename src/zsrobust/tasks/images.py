@@ -3,15 +3,15 @@
     RGB, L, 1, P, YCbCr, LAB    Pillow's conversion
     any transparency            composited on white (RGBA, LA, PA, and palettes or colours marked transparent)
     CMYK                        Pillow's conversion, which knows Adobe's inverted JPEGs
-    16-bit grey, mode I         0..65535 scaled to 0..255 and rounded, not clipped; values outside 0..65535
-    are refused 16-bit RGB                  Pillow's decoder keeps the high byte
+    16-bit grey, mode I         0..65535 scaled to 0..255 and rounded, not clipped; others are refused
+    16-bit RGB                  Pillow's decoder keeps the high byte
     float (mode F)              0..1 scaled to 0..255, or 0..255 rounded; anything else is refused
     EXIF orientation            applied; broken EXIF is ignored, the pixels are not in doubt
     animations                  the first frame
     colour profiles             ignored, as the reference processors do
 
 What cannot be decoded in full (truncated, corrupt, of a format Pillow does not read, a decompression bomb)
-is a ``DataError`` with the image's name. Nothing is ever decoded halfway.
+is an ``UnreadableImage`` with the image's name. Nothing is ever decoded halfway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsrobust.errors import DataError
+from zsrobust.errors import UnreadableImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -57,7 +57,7 @@ def decode(source: bytes | Path, *, name: str | None = None) -> PILImage:
         A loaded PIL image in mode RGB that holds no open file.
 
     Raises:
-        DataError: it cannot be decoded in full; the message begins with ``name``.
+        UnreadableImage: it cannot be decoded in full; the message begins with ``name``.
     """
     from PIL import Image
 
@@ -71,7 +71,7 @@ def decode(source: bytes | Path, *, name: str | None = None) -> PILImage:
                 image.load()
                 return _to_rgb(_upright(image))
     except Exception as problem:  # decoders raise nearly anything on broken bytes
-        raise DataError(f"{called}: cannot be read as an image ({_reason(problem, called)})") from problem
+        raise UnreadableImage(f"{called}: cannot be read as an image ({_reason(problem, called)})") from problem
 
 
 def _reason(problem: Exception, name: str) -> str:

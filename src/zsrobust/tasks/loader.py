@@ -121,7 +121,7 @@ def find(spec: str | Path, *, tasks_dir: str | Path | None = None) -> TaskSpec:
         like_hub = re.fullmatch(r"\w[\w.-]*/\w[\w-]*", text)
         hint = f"; for the Hugging Face hub write hub:{text}" if like_hub else ""
         raise DataError(f"no such file or folder: {text}{hint}")
-    raise UnknownName("task", text, known)
+    raise UnknownName("task", text, known, also="there is no file or folder of that name")
 
 
 def names(tasks_dir: str | Path | None = None) -> list[str]:

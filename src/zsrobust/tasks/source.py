@@ -54,7 +54,9 @@ def check_undivided(where: str, split: str, how: str) -> None:
         DataError: another split is asked for; ``how`` says how to divide the data.
     """
     if split not in ("test", UNDIVIDED):
-        raise DataError(f"{where} is not divided into splits, so all of it is its test split; for '{split}' {how}")
+        raise DataError(
+            f"{where} is not divided into splits, so all of it is its test split (--split test); for '{split}' {how}"
+        )
 
 
 @dataclass
