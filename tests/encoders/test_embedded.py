@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,5 +123,4 @@ def test_it_recognises_what_it_was_not_adapted_to(name: str, template: str, floo
 def test_the_card_names_no_folder_of_the_machine_it_was_made_on() -> None:
     card = Path(tiny_folder() / "README.md").read_text()
     assert "python tools/pretrain_tiny.py" in card
-    assert "/tmp/" not in card
-    assert "/work/" not in card
+    assert not re.search(r"(^|[\s=`])/\w+/", card), "a card carries no folder of the machine that made it"
