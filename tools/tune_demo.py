@@ -1,6 +1,6 @@
-"""How the demo's settings were chosen: TeCoA on the embedded model at a few settings, judged on validation images only.
+"""Settings for the demo: TeCoA on the embedded model at a few settings, judged on validation images only.
 
-    python tools/tune_demo.py [--scales 20 50 100] [--lrs 1e-4 2e-4] [--epochs 4] [--limit 100]
+    python tools/tune_demo.py [--scales 20] [--lrs 1e-4 2e-4] [--epochs 3] [--limit 100]
 
 Prints mean clean and robust accuracy (PGD-10) of the tasks that are not the adaptation task, and of those whose label
 does not follow from it. Resumes: run the same command again.
@@ -22,9 +22,9 @@ RECIPE = Path(__file__).parent.parent / "src/zsrobust/recipes/demo.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scales", type=float, nargs="+", default=[20.0, 100.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[20.0])
     parser.add_argument("--lrs", type=float, nargs="+", default=[1e-4, 2e-4])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[4])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[3])
     parser.add_argument("--steps", type=int, nargs="+", default=[2])
     parser.add_argument("--limit", type=int, default=100, help="validation images a task")
     parser.add_argument("--out", type=Path, default=Path("runs/tune-demo"))

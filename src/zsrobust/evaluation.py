@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -288,8 +287,3 @@ def describe_model(run: RunFolder, encoder: Encoder) -> None:
             "provenance": provenance,
         },
     )
-
-
-def default_run_folder(name: str) -> Path:
-    """``runs/NAME`` under the working directory, with what a file name cannot hold replaced."""
-    return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
