@@ -268,7 +268,7 @@ def test_another_configuration_is_refused_and_named(encoder: Toy, blobs: Task, t
     before = evaluated(tmp_path, encoder, [blobs], [attack])
     relabelled = replace(blobs, class_names=(*CLASSES[:3], "shark"))
     for message, change in (
-        ("step_size of attack 'pgd:2' was", {"attacks": [PGD(THREAT, 2, step_size=1e-3)]}),
+        ("random_start of attack 'pgd:2' was", {"attacks": [PGD(THREAT, 2, random_start=False)]}),
         ("fingerprint of model 'toy' was", {"encoder": Toy(seed=1)}),
         ("class_names of task 'blobs' was", {"tasks": [relabelled]}),
         ("rows was 4, now 8", {"rows": 8}),

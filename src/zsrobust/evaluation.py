@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zsrobust.attacks.base import Attack
+from zsrobust.attacks.base import Attack, Found, Streaming
 from zsrobust.attacks.checks import Verdict, enforce, judge
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.encoders.base import Encoder
@@ -102,40 +103,45 @@ def evaluate_task(
     done: Done | None = None,
     watch: Watcher | None = None,
 ) -> Iterator[list[Record]]:
-    """Records of one model on one task, a batch and an attack at a time.
+    """Records of one model on one task, in parts, as examples finish.
 
     Args:
         classifier: Pixels → logits.
         task: The examples.
-        attacks: Each is run on every example that is right when clean; their threats may differ.
+        attacks: Each is run on every example that is right when clean; a member of a suite only on those that the
+            members before it left standing. Their threats may differ.
         model: Name in the records.
         seed: Key of the attacks' random numbers.
         batch_size: Examples in flight. Verdicts do not depend on it.
-        done: What is known already and is not computed again.
+        done: What is known already and is not computed again; kept up to date.
         watch: Called with each attacked batch.
     """
     done = done if done is not None else Done()
     device = device_of(classifier.encoder)
     for indices in np.array_split(np.arange(len(task)), range(batch_size, len(task), batch_size)):
         missing = [i for i in indices if int(task.ids[i]) not in done.clean]
-        work = [(a, [i for i in indices if _open(done, a, int(task.ids[i]))]) for a in attacks]
-        if not missing and not any(open_ for _, open_ in work):
+        if not missing and not any(_open(done, attack, task, indices) for attack in attacks):
             continue
         batch = _Batch(task, indices, device)
         if missing:
-            records = batch.clean(classifier, missing, model, seed)
-            for record in records:
-                done.add(record)
-            yield records
-        for attack, open_ in work:
-            right = np.array([i for i in open_ if int(task.ids[i]) in done.correct], dtype=np.int64)
-            if len(right):
-                yield batch.attacked(classifier, attack, right, model, seed, watch)
+            yield _noted(done, batch.clean(classifier, missing, model, seed))
+        for attack in attacks:
+            if open_ := _open(done, attack, task, indices):
+                for records in batch.attacked(classifier, attack, np.array(open_), model, seed, watch):
+                    yield _noted(done, records)
 
 
-def _open(done: Done, attack: Attack, example: int) -> bool:
-    known_wrong = example in done.clean and example not in done.correct
-    return not known_wrong and example not in done.attacked.get((attack.name, attack.threat.describe()), set())
+def _noted(done: Done, records: list[Record]) -> list[Record]:
+    for record in records:
+        done.add(record)
+    return records
+
+
+def _open(done: Done, attack: Attack, task: Task, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[int]:
+    """Positions that ``attack`` has yet to look at; those not known when clean count."""
+    settled = done.settled(attack.name, attack.threat.describe())
+    wrong = done.clean - done.correct
+    return [int(i) for i in indices if (example := int(task.ids[i])) not in wrong and example not in settled]
 
 
 class _Batch:
@@ -164,17 +170,31 @@ class _Batch:
         model: str,
         seed: int,
         watch: Watcher | None,
-    ) -> list[Record]:
+    ) -> Iterator[list[Record]]:
         rows = (indices - self.first).tolist()
         pixels, labels = self.pixels[rows], self.labels[rows]
         ids = [int(example) for example in self.task.ids[indices]]
-        outcome = attack.search(classifier, pixels, labels, seed=seed, examples=ids)
-        allowed, sizes = enforce(attack.threat, outcome.pixels, pixels)
-        verdict = judge(classifier, allowed, labels)
-        if watch is not None:
-            watch(Attacked(classifier, model, self.task, attack, indices, pixels, verdict))
         key = (model, seed, attack.name, attack.threat.describe())
-        return _records(self.task, indices.tolist(), verdict, sizes, outcome.forwards + 1, outcome.backwards, key)
+        for part, outcome in _found(attack, classifier, pixels, labels, seed, ids):
+            allowed, sizes = enforce(attack.threat, outcome.pixels, pixels[part])
+            verdict = judge(classifier, allowed, labels[part])
+            chosen = indices[part.cpu().numpy()]
+            if watch is not None:
+                watch(Attacked(classifier, model, self.task, attack, chosen, pixels[part], verdict))
+            samples = getattr(classifier, "samples", 1)
+            costs = outcome.forwards + samples, outcome.backwards
+            yield _records(self.task, chosen.tolist(), verdict, sizes, *costs, key)
+
+
+def _found(
+    attack: Attack, model: ZeroShotClassifier, pixels: Tensor, labels: Tensor, seed: int, examples: Sequence[int]
+) -> Iterator[Found]:
+    """What the attack finds: in parts if it can, else all at once."""
+    if isinstance(attack, Streaming):
+        yield from attack.stream(model, pixels, labels, seed=seed, examples=examples)
+    else:
+        everything = torch.arange(len(pixels), device=pixels.device)
+        yield everything, attack.search(model, pixels, labels, seed=seed, examples=examples)
 
 
 def _records(

@@ -28,6 +28,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return own - others.amax(1)
 
 
+def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit less the label's: (B, C), (B,) int64 → (B,); positive where the label is not predicted.
+
+    The loss f₆ of Carlini and Wagner 2017 (arXiv 1608.04644, section V-A) without its clipping. It does not saturate.
+    """
+    return -margin(logits, labels)
+
+
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The label's logit (B,), and the logits (B, C) with −inf in its place."""
     own = logits.gather(1, labels[:, None]).squeeze(1)

@@ -26,6 +26,12 @@ CLEAN = "clean"
 NO_THREAT = "none"
 
 
+def suite_of(attack: str) -> str | None:
+    """``autoattack`` of ``autoattack/apgd:ce``; None for an attack that is no member of a suite."""
+    head, slash, _ = attack.partition("/")
+    return head if slash and ":" not in head else None
+
+
 class Key(NamedTuple):
     """What a record is about; a file holds at most one record for each."""
 
@@ -143,20 +149,30 @@ class Done:
         clean: Examples with a clean record.
         correct: Those of them that are right when clean, which are the ones to attack.
         attacked: (attack, threat) → examples with that record.
+        fallen: (suite, threat) → examples that a member of the suite broke, which its other members need not attack.
     """
 
     clean: set[int] = field(default_factory=set)
     correct: set[int] = field(default_factory=set)
     attacked: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    fallen: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Count ``record`` as done."""
         if record.attack != CLEAN:
             self.attacked.setdefault((record.attack, record.threat), set()).add(record.example)
+            if not record.correct and (suite := suite_of(record.attack)) is not None:
+                self.fallen.setdefault((suite, record.threat), set()).add(record.example)
             return
         self.clean.add(record.example)
         if record.correct:
             self.correct.add(record.example)
+
+    def settled(self, attack: str, threat: str) -> set[int]:
+        """Examples that ``attack`` need not look at (any more): done, or broken by its suite before."""
+        suite = suite_of(attack)
+        broken = self.fallen.get((suite, threat), set()) if suite is not None else set()
+        return self.attacked.get((attack, threat), set()) | broken
 
 
 class RecordFile:

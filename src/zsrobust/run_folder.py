@@ -123,16 +123,30 @@ class RunFolder:
             entry: Any = json.loads(json.dumps(item))
             same = [old for old in known if old["name"] == entry["name"] and old.get("threat") == entry.get("threat")]
             for old in same:
+                # Which tasks an attack is for may grow: another task is no other attack.
+                if "tasks" in old and "tasks" in entry:
+                    entry["tasks"] = old["tasks"] = [*dict.fromkeys([*old["tasks"], *entry["tasks"]])]
                 for key in sorted(old.keys() | entry.keys()):
                     if old.get(key) != entry.get(key):
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
                         raise _changed(self.path, what, old.get(key), entry.get(key))
             if same:
+                self._save()
                 return
         elif item in known:
             return
         known.append(item)
         self._save()
+
+    def flag(self, item: Mapping[str, object]) -> None:
+        """Adds an alarm to ``run.json``, once: ``name``, ``text`` and what it concerns (model, task, threat, seed)."""
+        known: list[Any] = self.header.setdefault("flags", [])
+        entry = json.loads(json.dumps(item))
+        about = ("name", "model", "task", "threat", "seed")
+        same = [old for old in known if [old.get(key) for key in about] == [entry.get(key) for key in about]]
+        if not same:
+            known.append(entry)
+            self._save()
 
     def _save(self) -> None:
         text = json.dumps(self.header, indent=1, ensure_ascii=False)

@@ -137,7 +137,7 @@ def test_fgsm_is_one_step_of_size_eps_from_the_image(norm: str) -> None:
 def exhaustive(
     attack: PGD, model: nn.Module, pixels: Tensor, labels: Tensor, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain PGD, every step of every restart for everybody: first success (−1: none), best value, and its point."""
+    """Plain PGD, every step of every restart for everybody: first success (−1: none), closest to it, and that point."""
     first = torch.full((len(pixels),), -1)
     best, points = torch.full((len(pixels),), -torch.inf), pixels.clone()
     tick = itertools.count()
@@ -149,9 +149,10 @@ def exhaustive(
             logits = model(x)
             values = cross_entropy(logits, labels)
             now, success = next(tick), logits.argmax(1) != labels
-            take = (first < 0) & (success | (values > best))
+            closeness = -margin(logits, labels)
+            take = (first < 0) & (success | (closeness > best))
             best, points = (
-                torch.where(take, values, best).detach(),
+                torch.where(take, closeness, best).detach(),
                 torch.where(take.view(-1, 1, 1, 1), x, points).detach(),
             )
             first = torch.where((first < 0) & success, now, first)
@@ -178,7 +179,8 @@ def test_leaving_early_changes_no_verdict_and_every_pass_is_counted(norm: str, e
     handle.remove()
     assert torch.equal(predicted(net, outcome.pixels) != labels, first >= 0)
     torch.testing.assert_close(outcome.pixels, points, atol=1e-6, rtol=0)
-    torch.testing.assert_close(cross_entropy(net(outcome.pixels), labels), best, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(-margin(net(outcome.pixels), labels), best, atol=1e-4, rtol=1e-4)
+    assert torch.equal(outcome.claimed, first >= 0)
 
     per_run = attack.steps + 1
     evaluations = torch.where(first < 0, restarts * per_run, first + 1)
@@ -413,7 +415,8 @@ def test_attacks_are_parsed_and_described() -> None:
     assert PGD(threat, 1).name == "pgd:1"
     both = parse("pgd:7", threat, step_size=0.5, restarts=3)
     assert both.describe() == {
-        "name": "pgd:7", "steps": 7, "step_size": 0.5, "restarts": 3, "random_start": True, "loss": "cross_entropy",
+        "name": "pgd:7:step_size=127.5/255:restarts=3", "steps": 7, "step_size": 0.5, "restarts": 3,
+        "random_start": True, "loss": "cross_entropy", "precision": "float32", "gradient": True,
     }  # fmt: skip
     assert isinstance(both, Attack)
 

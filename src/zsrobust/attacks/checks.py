@@ -18,6 +18,9 @@ from zsrobust.threat import Threat
 class Verdict:
     """What the model makes of B images, in float32 without autocast and in the canonical shape.
 
+    A random model is asked ``samples`` times: its prediction is the one most often given, its logits and margin are
+    means over the draws.
+
     Attributes:
         pixels: (B, 3, H, W) the images judged.
         logits: (B, C).
@@ -38,17 +41,19 @@ def judge(model: Model, pixels: Tensor, labels: Tensor) -> Verdict:
         ModelError: logits that are not finite: a prediction from them would mean nothing.
     """
     rows: int | None = getattr(model, "rows", None)
+    samples: int = getattr(model, "samples", 1)
 
     def forward(points: Tensor) -> tuple[Tensor]:
         return (model(points).float(),)
 
     with torch.no_grad(), frozen(model), float32_only(pixels.device):
-        (logits,) = (forward if rows is None else in_rows(forward, rows))(pixels)
-    if not bool(logits.isfinite().all()):
-        raise ModelError(
-            f"{int((~logits.isfinite()).any(1).sum())} of {len(logits)} images have logits that are NaN or infinite"
-        )
-    return Verdict(pixels, logits, logits.argmax(1), margin(logits, labels))
+        ask = forward if rows is None else in_rows(forward, rows)
+        draws = torch.stack([ask(pixels)[0] for _ in range(samples)])
+    if not bool(draws.isfinite().all()):
+        bad = int((~draws.isfinite()).any(2).any(0).sum())
+        raise ModelError(f"{bad} of {len(pixels)} images have logits that are NaN or infinite")
+    margins = torch.stack([margin(logits, labels) for logits in draws]).mean(0)
+    return Verdict(pixels, draws.mean(0), draws.argmax(2).mode(0).values, margins)
 
 
 def enforce(threat: Threat, candidate: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

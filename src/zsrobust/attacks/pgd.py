@@ -15,19 +15,19 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from zsrobust.attacks.ascent import Objective, Tracker, ascend, pixel_gradient
-from zsrobust.attacks.base import Model, Outcome
+from zsrobust.attacks.ascent import ascend, step
+from zsrobust.attacks.lanes import Key, LaneAttack, Runs, no_rivals
+from zsrobust.attacks.naming import full_name
+from zsrobust.attacks.objectives import Loss, away
+from zsrobust.attacks.probe import Lanes, Precision, Probe
 from zsrobust.errors import ConfigError
-from zsrobust.losses import cross_entropy, margin
-from zsrobust.passes import float32_only, frozen, in_rows
+from zsrobust.losses import cross_entropy, margin_loss
 from zsrobust.randomness import uniform
-from zsrobust.threat import Threat
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from zsrobust.threat import Threat, format_eps
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(LaneAttack):
     """Projected gradient descent (an ascent of the loss).
 
     Attributes:
@@ -38,7 +38,9 @@ class PGD:
         restarts: Runs from different random starts; the first success counts.
         random_start: Start at a random point of the ball; otherwise at the image (then restarts repeat nothing: only
             1).
-        loss: Per-example loss on logits, climbed away from the label, or descended towards a target.
+        loss: Per-example loss on logits, climbed away from the label, or descended towards a target. With the margin
+            loss this is what the field's papers call CW.
+        precision: Of the passes; a break found in bfloat16 counts only after a float32 pass.
     """
 
     threat: Threat
@@ -48,6 +50,7 @@ class PGD:
     restarts: int = 1
     random_start: bool = True
     loss: Loss = cross_entropy
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -61,10 +64,17 @@ class PGD:
 
     @property
     def name(self) -> str:
-        """``pgd:K``, or ``fgsm``."""
+        """``pgd:K``, ``cw:K`` with the margin loss, or ``fgsm``; with what is not the default."""
         if self.steps == 1 and not self.random_start and self.alpha == self.threat.eps:
             return "fgsm"
-        return f"pgd:{self.steps}"
+        size = format_eps(self.step_size) if self.step_size is not None else None
+        base = "cw" if self.loss is margin_loss else "pgd"
+        return full_name(f"{base}:{self.steps}", step_size=size, restarts=self.restarts if self.restarts > 1 else None)
+
+    @property
+    def key(self) -> str:
+        """What keys the random starts: the same for every length and loss."""
+        return "pgd"
 
     @property
     def alpha(self) -> float:
@@ -74,7 +84,7 @@ class PGD:
         return min(self.threat.eps, 2.5 * self.threat.eps / self.steps)
 
     def describe(self) -> dict[str, object]:
-        """Name, steps, step size, restarts, start and loss."""
+        """Everything that its strength depends on."""
         return {
             "name": self.name,
             "steps": self.steps,
@@ -82,81 +92,24 @@ class PGD:
             "restarts": self.restarts,
             "random_start": self.random_start,
             "loss": getattr(self.loss, "__name__", str(self.loss)),
+            "precision": self.precision,
+            "gradient": True,
         }
 
-    def __call__(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        targets: Tensor | None = None,
-        seed: int = 0,
-        examples: Sequence[int] | None = None,
-    ) -> Tensor:
-        """Adversarial images for (B, 3, H, W) ``pixels`` in [0, 1]; see :meth:`search`."""
-        ids = range(len(pixels)) if examples is None else examples
-        return self.search(model, pixels, labels, targets=targets, seed=seed, examples=ids).pixels
+    def rivals(self, clean: Callable[[], Tensor], labels: Tensor, aims: Tensor) -> Tensor:
+        """(B, restarts) of −1."""
+        return no_rivals(labels, self.restarts)
 
-    def search(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        examples: Sequence[int],
-        targets: Tensor | None = None,
-    ) -> Outcome:
-        """Evaluation: float32, the best point is kept, an example leaves at its first success.
-
-        Args:
-            model: Pixels → logits.
-            pixels: (B, 3, H, W) in [0, 1].
-            labels: (B,) int64.
-            seed: Key of the random starts, with the examples' ids.
-            examples: B ids.
-            targets: (B,) int64: success is then to be taken for the target, not merely to leave the label.
-        """
-        rows: int | None = getattr(model, "rows", None)
-        objective = _away_from(model, labels, self.loss) if targets is None else _towards(model, targets, self.loss)
-        tracker = Tracker(pixels)
-        with frozen(model), float32_only(pixels.device):
-            gradient = pixel_gradient(objective, rows=rows)
-            for restart in range(self.restarts):
-                index = (~tracker.broken).nonzero().squeeze(1)
-                if len(index) == 0:
-                    break
-                self._run(gradient, objective, pixels, index, tracker, rows, self._keys(seed, examples, restart))
-        return Outcome(tracker.points, tracker.forwards, tracker.backwards)
-
-    def _run(
-        self,
-        gradient: Callable[..., tuple[Tensor, Tensor, Tensor]],
-        objective: Objective,
-        pixels: Tensor,
-        index: Tensor,
-        tracker: Tracker,
-        rows: int | None,
-        keys: Sequence[tuple[str | int, ...]],
-    ) -> None:
-        """One run of the examples ``index``; what it finds goes into the tracker."""
-        start = self._start(pixels[index], [keys[i] for i in index.tolist()])
-        last = ascend(
-            gradient, start, pixels, self.threat, index=index, steps=self.steps, step_size=self.alpha, tracker=tracker
-        )
-        left = index[~tracker.broken[index]]
-        if len(left):
-            with torch.no_grad():
-                values, broken = (objective if rows is None else in_rows(objective, rows))(last, left)
-            tracker.observe(left, last, values, broken, backward=False)
+    def runs(self, lanes: Lanes) -> Runs:
+        """Empty state for these lanes."""
+        return _PGDRuns(self, lanes)
 
     def perturb(
         self,
         objective: Callable[[Tensor], Tensor],
         pixels: Tensor,
         *,
-        keys: Sequence[tuple[str | int, ...]],
+        keys: Sequence[Key],
     ) -> Tensor:
         """Adaptation: exactly K steps for every example, misclassified ones too, and the last iterate.
 
@@ -170,38 +123,39 @@ class PGD:
         Returns:
             (B, 3, H, W), allowed by the threat.
         """
-        index = torch.arange(len(pixels), device=pixels.device)
-        nobody = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
-        gradient = pixel_gradient(lambda points, _: (objective(points), nobody))
-        start = self._start(pixels, keys)
-        return ascend(gradient, start, pixels, self.threat, index=index, steps=self.steps, step_size=self.alpha)
+        start = self.start(pixels, keys)
+        return ascend(objective, start, pixels, self.threat, steps=self.steps, step_size=self.alpha)
 
-    def _start(self, pixels: Tensor, keys: Sequence[tuple[str | int, ...]]) -> Tensor:
+    def start(self, pixels: Tensor, keys: Sequence[Key]) -> Tensor:
+        """(B, 3, H, W) first points of runs with these B keys."""
         if not self.random_start or self.threat.eps == 0:
             return pixels.clone()
         return self.threat.random_start(pixels, uniform(keys, pixels.shape[1:], device=pixels.device))
 
-    def _keys(self, seed: int, examples: Sequence[int], restart: int) -> list[tuple[str | int, ...]]:
-        return [(seed, int(example), "pgd", restart) for example in examples]
+
+class _PGDRuns(Runs):
+    """PGD in lanes."""
+
+    def __init__(self, attack: PGD, lanes: Lanes) -> None:
+        self.attack, self.lanes = attack, lanes
+        self.objective = away(attack.loss)
+        self.points = lanes.pixels.clone()
+        self.steps = torch.zeros_like(lanes.labels)
+
+    def enter(self, index: Tensor, keys: Sequence[Key]) -> None:
+        self.points[index] = self.attack.start(self.lanes.pixels[index], keys)
+        self.steps[index] = 0
+
+    def round(self, probe: Probe) -> Tensor:
+        last = self.lanes.live & (self.steps == self.attack.steps)
+        _, gradient = probe.climb(self.points, self.objective, ~last)
+        probe.look(self.points, last)
+        moved = step(self.points, gradient, self.lanes.pixels, self.attack.threat, self.attack.alpha)
+        self.points = torch.where(last.view(-1, 1, 1, 1), self.points, moved)
+        self.steps += 1
+        return last
 
 
 def fgsm(threat: Threat, *, loss: Loss = cross_entropy) -> PGD:
     """The fast gradient sign method: one step of size ε from the image itself."""
     return PGD(threat, steps=1, step_size=threat.eps or None, random_start=False, loss=loss)
-
-
-def _away_from(model: Model, labels: Tensor, loss: Loss) -> Objective:
-    def objective(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(points)
-        return loss(logits, labels[index]), logits.detach().argmax(1) != labels[index]
-
-    return objective
-
-
-def _towards(model: Model, targets: Tensor, loss: Loss) -> Objective:
-    def objective(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(points)
-        # A tie is nobody's prediction, so the target must win strictly.
-        return -loss(logits, targets[index]), margin(logits.detach(), targets[index]) > 0
-
-    return objective

@@ -146,6 +146,20 @@ class HuggingFaceEncoder(nn.Module):
             raise ConfigError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}")
         self.model.set_attn_implementation(attention)
 
+    @contextmanager
+    def lowered(self) -> Iterator[None]:
+        """Bfloat16 autocast inside, with the attention that is fast in it: on CPUs that is the eager one."""
+        before = str(self.model.config._attn_implementation)
+        switch = self.device.type == "cpu" and before != "eager"
+        if switch:
+            self.set_attention("eager")
+        try:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                yield
+        finally:
+            if switch:
+                self.set_attention(before)
+
     def fingerprint(self) -> str:
         """sha256 over all weights and the preprocessing; takes about a second per gigabyte."""
         return _digest(self.model.state_dict(), self.preprocessing.digest())
