@@ -3,7 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zsrobust.statistics import Outcomes, bootstrap_difference, bootstrap_mean, wilson
+from zsrobust.statistics import (
+    Outcomes,
+    at_least,
+    auroc,
+    balanced_accuracy,
+    bootstrap_difference,
+    bootstrap_mean,
+    holm,
+    mcnemar,
+    wilson,
+)
 
 
 def outcomes(values, images=None, prefix="i") -> Outcomes:
@@ -162,3 +172,90 @@ def test_difference_can_be_negative_and_its_constant_case_is_two_sided():
 def test_difference_refuses_other_images():
     with pytest.raises(ValueError, match="not on the same images"):
         bootstrap_difference([outcomes([1, 0], prefix="a")], [outcomes([1, 0], prefix="b")])
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "expected"),
+    [(0, 0, 1.0), (0, 1, 1.0), (0, 6, 2 / 64), (3, 12, 0.03515625), (10, 10, 1.0), (2, 9, 0.06542968750)],
+)  # scipy.stats.binomtest(lost, lost + gained).pvalue
+def test_mcnemar_known_values(lost, gained, expected):
+    assert mcnemar(lost, gained) == pytest.approx(expected, rel=1e-12)
+    assert mcnemar(gained, lost) == mcnemar(lost, gained)
+
+
+def test_mcnemar_of_very_many_examples_is_still_exact():
+    normal = 2 * (1 - 0.9772498680518208)  # two standard deviations: 5,000 ± √10,000
+    assert mcnemar(5000 - 100, 5000 + 100) == pytest.approx(normal, rel=0.03)
+    assert mcnemar(0, 5000) == 0  # below the smallest float, and no error
+    with pytest.raises(ValueError, match="not negative"):
+        mcnemar(-1, 3)
+
+
+def test_holm_known_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # R: p.adjust(p, "holm")
+    assert holm([0.04]) == [0.04]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([1.5])
+
+
+def test_holm_keeps_false_alarms_of_a_family_rare():
+    rng = np.random.default_rng(5)
+    wrong = [min(holm(list(rng.random(8)))) < 0.05 for _ in range(2000)]
+    assert 0.03 < np.mean(wrong) < 0.07
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (1, 5), (2, 25), (3, 180), (5, 5), (6, 5)])
+def test_binomial_tail(k, n):
+    from math import comb
+
+    exact = sum(comb(n, i) * 0.3**i * 0.7 ** (n - i) for i in range(k, n + 1))
+    assert at_least(k, n, 0.3) == pytest.approx(exact, rel=1e-9, abs=1e-15)
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(6)
+    scores, positive = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.3
+    pairs = np.sign(scores[positive][:, None] - scores[~positive][None])
+    assert auroc(scores, positive) == pytest.approx(np.mean((pairs + 1) / 2))
+    assert auroc(np.arange(4.0), np.array([False, False, True, True])) == 1
+    assert auroc(-np.arange(4.0), np.array([False, False, True, True])) == 0
+    with pytest.raises(ValueError, match="only one class"):
+        auroc(np.arange(3.0), np.ones(3, dtype=bool))
+
+
+def test_balanced_accuracy_weighs_classes_the_same():
+    right, labels = np.array([True] * 90 + [False] * 10), np.array([0] * 90 + [1] * 10)
+    assert balanced_accuracy(right, labels) == 0.5
+    assert balanced_accuracy(right[:90], labels[:90]) == 1
+    with pytest.raises(ValueError, match="no outcomes"):
+        balanced_accuracy(right[:0], labels[:0])
+
+
+def test_the_bootstrap_p_value_is_small_for_a_change_and_fair_without_one():
+    rng = np.random.default_rng(7)
+    small = []
+    for _ in range(250):  # two tasks that share images, and no difference on average
+        before, after = rng.random((2, 2, 80)) < 0.5
+        after[1], before[1] = np.where(rng.random(80) < 0.7, after[0], after[1]), before[0]
+        sides = [[outcomes(v, prefix="s") for v in side] for side in (before, after)]
+        small.append(bootstrap_difference(*sides, resamples=400).p < 0.05)
+    assert 0.015 < np.mean(small) < 0.10
+    before = rng.random(200) < 0.3
+    better = bootstrap_difference([outcomes(before)], [outcomes(before | (rng.random(200) < 0.4))])
+    assert better.p == 1 / 2001  # the smallest it can say
+
+
+def test_the_bootstrap_p_value_agrees_with_mcnemar_on_one_task():
+    before = np.array([1] * 30 + [0] * 45 + [1] * 125)
+    after = np.array([0] * 30 + [1] * 45 + [1] * 125)
+    change = bootstrap_difference([outcomes(before)], [outcomes(after)])
+    assert change.p == pytest.approx(mcnemar(30, 45), abs=0.03)
+    assert bootstrap_difference([outcomes(after)], [outcomes(before)]).p == pytest.approx(change.p, abs=0.02)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(3, 0.25), (8, 2 / 256), (40, 1 / 2001)])
+def test_all_changed_alike_is_a_sign_test(n, expected):
+    assert bootstrap_difference([outcomes([0] * n)], [outcomes([1] * n)]).p == pytest.approx(expected)
+    assert bootstrap_difference([outcomes([1] * n)], [outcomes([1] * n)]).p == 1

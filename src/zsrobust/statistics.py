@@ -1,4 +1,7 @@
-"""Intervals: Wilson for one accuracy, a bootstrap over images for a mean over tasks.
+"""Intervals and tests: for one accuracy, for a mean over tasks, and for two models on the same examples.
+
+Wilson's interval for one accuracy, a bootstrap over images for a mean; McNemar's exact test for two models on one
+task, the same bootstrap for a mean, Holm's correction for many of them; balanced accuracy and AUROC for two classes.
 
 All intervals cover sampling of the images only. A robust accuracy is an upper bound on the truth, because a
 stronger attack may exist, and nothing here says how far below it the truth lies.
@@ -52,6 +55,13 @@ class Estimate:
     interval: Interval
 
 
+@dataclass(frozen=True)
+class Change(Estimate):
+    """A difference with its interval, and the two-sided p-value of "there is none"."""
+
+    p: float
+
+
 def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion, in [0, 1].
 
@@ -101,7 +111,7 @@ def bootstrap_mean(
     Raises:
         ValueError: no task.
     """
-    return _bootstrap(tasks, 0.0, level=level, resamples=resamples, seed=seed)
+    return _estimate(tasks, _draws(tasks, resamples, seed), 0.0, level)
 
 
 def bootstrap_difference(
@@ -111,8 +121,14 @@ def bootstrap_difference(
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Estimate:
+) -> Change:
     """Mean over tasks of after − before, paired: both are read off the same resampled images.
+
+    The p-value counts the draws that lie at least as far from the observed mean as that lies from 0; with R draws it
+    is never below 1/(R + 1). Where all outcomes changed in the same way it is that of a sign test at the effective
+    number of images, with the same floor.
+
+    Efron & Tibshirani (1993), "An introduction to the bootstrap", section 16.4.
 
     Args:
         before: One element for each task.
@@ -127,34 +143,152 @@ def bootstrap_difference(
     if [list(task.images) for task in before] != [list(task.images) for task in after]:
         raise ValueError("before and after are not on the same images")
     changes = [Outcomes(b.images, a.values - b.values) for b, a in zip(before, after, strict=True)]
-    return _bootstrap(changes, -1.0, level=level, resamples=resamples, seed=seed)
+    draws = _draws(changes, resamples, seed)
+    estimate = _estimate(changes, draws, -1.0, level)
+    return Change(estimate.value, estimate.interval, _p_value(changes, draws, estimate.value, resamples))
 
 
-def _bootstrap(tasks: Sequence[Outcomes], lowest: float, *, level: float, resamples: int, seed: int) -> Estimate:
-    """Mean over tasks of values between ``lowest`` and 1."""
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact p-value of "neither model is better" on the examples of one task.
+
+    Only the examples that the two models tell apart count; without a difference each is as likely won as lost.
+
+    Args:
+        lost: Examples that only the first model gets right.
+        gained: Examples that only the second model gets right.
+
+    Raises:
+        ValueError: a negative number.
+
+    McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12; exact, as a sign test on the binomial distribution.
+    """
+    if min(lost, gained) < 0:
+        raise ValueError(f"{lost} lost and {gained} gained: numbers of examples are not negative")
+    n, ways, total = lost + gained, 1, 0
+    for i in range(min(lost, gained) + 1):
+        total += ways
+        ways = ways * (n - i) // (i + 1)  # the next binomial coefficient, exact
+    return min(1.0, 2 * total / (1 << n))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several: comparing each with α keeps the chance of any false one below α.
+
+    Args:
+        p_values: One for each comparison of the family, in [0, 1].
+
+    Returns:
+        The corrected ones, in the same order, in [0, 1], never below the given ones.
+
+    Raises:
+        ValueError: a p-value outside [0, 1].
+
+    Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6.
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values {list(p_values)} are not all between 0 and 1")
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def at_least(successes: int, n: int, share: float) -> float:
+    """Probability of ``successes`` or more in ``n`` trials that succeed with probability ``share`` in (0, 1)."""
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(share)
+        + (n - k) * math.log1p(-share)
+        for k in range(max(0, successes), n + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, logs)))
+
+
+def balanced_accuracy(right: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of the share that is right.
+
+    Args:
+        right: (n,) whether each prediction is right.
+        labels: (n,) class indices.
+
+    Raises:
+        ValueError: no example.
+    """
+    if len(labels) == 0:
+        raise ValueError("no outcomes: there is nothing to average")
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: the chance that a positive example scores higher than a negative one, ties half.
+
+    Args:
+        scores: (n,) higher means more likely positive.
+        positive: (n,) which examples are.
+
+    Raises:
+        ValueError: only one of the two classes occurs.
+
+    Mann & Whitney (1947), "On a test of whether one of two random variables is stochastically larger than the other",
+    Annals of Mathematical Statistics 18: the rank sum of the positive examples, with mid-ranks for ties.
+    """
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    if ones == 0 or zeros == 0:
+        raise ValueError("only one class occurs: there is no ROC curve")
+    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((ranks[which.ravel()][positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def _draws(tasks: Sequence[Outcomes], resamples: int, seed: int) -> NDArray[np.float64] | None:
+    """(resamples,) means over resampled images; None where all outcomes agree and resampling knows nothing."""
     if not tasks:
         raise ValueError("no tasks: there is nothing to average")
-    observed = np.array([task.values.mean() for task in tasks])
-    mean = float(observed.mean())
     constant = tasks[0].values[0]
     if all((task.values == constant).all() for task in tasks):
-        return Estimate(mean, _constant_interval(tasks, mean, lowest, level))
+        return None
     rows, sums = _by_image(tasks)
-    draws = _resample(rows, sums, observed, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(draws.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    draws = _resample(rows, sums, _accuracies(tasks), resamples, np.random.default_rng(seed))
+    means: NDArray[np.float64] = draws.mean(axis=1)
+    return means
+
+
+def _accuracies(tasks: Sequence[Outcomes]) -> NDArray[np.float64]:
+    return np.array([task.values.mean() for task in tasks])
+
+
+def _estimate(tasks: Sequence[Outcomes], draws: NDArray[np.float64] | None, lowest: float, level: float) -> Estimate:
+    """Mean over tasks of values between ``lowest`` and 1."""
+    mean = float(_accuracies(tasks).mean())
+    if draws is None:
+        width = wilson(0, _independent_images(tasks), level)[1]
+        return Estimate(mean, (max(lowest, mean - width), min(1.0, mean + width)))
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, (min(float(low), mean), max(float(high), mean)))
+
+
+def _p_value(tasks: Sequence[Outcomes], draws: NDArray[np.float64] | None, mean: float, resamples: int) -> float:
+    if draws is None:
+        sign_test = 1.0 if mean == 0 else min(1.0, 2 * 0.5 ** _independent_images(tasks))
+        return max(sign_test, 1 / (resamples + 1))
+    # Means of a few outcomes tie often, and float sums in another order differ in their last digit.
+    extreme = int((np.abs(draws - mean) >= abs(mean) - 1e-12).sum())
+    return (1 + extreme) / (resamples + 1)
 
 
 def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def _constant_interval(tasks: Sequence[Outcomes], mean: float, lowest: float, level: float) -> Interval:
-    """The range of a mean whose outcomes all agree: as wide as Wilson at the effective number of images."""
+def _independent_images(tasks: Sequence[Outcomes]) -> float:
+    """The number of images of one task that would know the mean as well as these tasks do."""
     distinct = len({image for task in tasks for image in task.images})
-    independent = len(tasks) ** 2 / sum(1 / len(set(task.images)) for task in tasks)
-    width = wilson(0, min(distinct, independent), level)[1]
-    return max(lowest, mean - width), min(1.0, mean + width)
+    return min(distinct, len(tasks) ** 2 / sum(1 / len(set(task.images)) for task in tasks))
 
 
 def _by_image(tasks: Sequence[Outcomes]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

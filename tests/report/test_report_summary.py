@@ -10,7 +10,7 @@ from fake_run import ADAPTED, MODELS, TASKS, make_run
 from zsrobust.errors import RunError
 from zsrobust.records import RecordFile
 from zsrobust.report import load_run, summarise
-from zsrobust.report.view import conditions, tables
+from zsrobust.report.view import conditions, remarks, tables
 from zsrobust.report.words import parse_threat
 from zsrobust.statistics import wilson
 
@@ -211,7 +211,7 @@ def test_an_evaluation_stopped_halfway_counts_a_fair_prefix(run):
     n = max(i for i, r in enumerate(order) if r.example in kept) + 1
     assert row.n == n < 40
     assert row.clean == pytest.approx(10 / n)
-    assert row.flags == (f"incomplete: {n} of 40 examples",)
+    assert [flag.text for flag in row.flags] == [f"incomplete: {n} of 40 examples"]
     change = next(c for c in summary.comparisons if c.task == "cifar10" and c.threat == row.threat)
     assert change.n == n  # after − before only where both are finished
     assert change.clean_before == pytest.approx(row.clean)
@@ -237,12 +237,14 @@ def test_flags(run, edit):
 
     edit(run, change)
     by = rows(summarise([load_run(run)]))
-    assert by["tiny", "cifar10", "linf:1/255:native"].flags == (
-        "2 images could not be read and were left out",
-        "computed in bfloat16, not float32",
-        "the gradient is zero on 3 images",
-    )
-    assert by["tiny-tecoa", "world-shapes", "linf:1/255:native"].flags == ("computed in bfloat16, not float32",)
+    flags = by["tiny", "cifar10", "linf:1/255:native"].flags
+    assert [(f.name, f.strength, f.text) for f in flags] == [
+        ("unreadable-images", "proved", "2 images could not be read and were left out"),
+        ("precision", "proved", "computed in bfloat16, not float32"),
+        (None, None, "the gradient is zero on 3 images"),  # as older versions wrote it
+    ]
+    assert [f.doubt for f in flags] == [False, True, True]
+    assert [f.name for f in by["tiny-tecoa", "world-shapes", "linf:1/255:native"].flags] == ["precision"]
 
 
 def test_a_model_that_has_seen_the_very_images_is_flagged(run, edit):
@@ -261,9 +263,13 @@ def test_alarms_of_attacks_that_do_nothing_or_get_worse(run):
 
     rewrite(run, harmless_at_4)
     summary = summarise([load_run(run)])
-    flags = rows(summary)["tiny", "world-shapes", "linf:4/255:native"].flags
-    assert "attacked images was broken: check that the attack reaches the pixels" in flags[0]
-    assert any("tiny on world-shapes: robust accuracy rises from" in note for note in summary.notes)
+    nothing, rises = rows(summary)["tiny", "world-shapes", "linf:4/255:native"].flags
+    assert (nothing.name, nothing.strength) == ("nothing-broken", "suspected")
+    assert "attacked images was broken: check that the attack reaches the pixels" in nothing.text
+    assert (rises.name, rises.strength) == ("rises-with-eps", "proved")
+    assert any(
+        "tiny on world-shapes under linf:4/255:native: robust accuracy rises" in remark for remark in remarks(summary)
+    )
 
 
 def test_one_task_that_keeps_all_images_is_no_alarm(run):
@@ -272,7 +278,8 @@ def test_one_task_that_keeps_all_images_is_no_alarm(run):
         return [replace(r, prediction=r.label, correct=True) if k else r for r, k in zip(records, kept, strict=True)]
 
     rewrite(run, harmless_on_shapes)
-    assert rows(summarise([load_run(run)]))["tiny", "world-shapes", "linf:4/255:native"].flags == ()
+    flags = rows(summarise([load_run(run)]))["tiny", "world-shapes", "linf:4/255:native"].flags
+    assert "nothing-broken" not in [flag.name for flag in flags]
 
 
 def test_seeds_are_apart_and_their_mean_has_a_range_not_an_interval(tmp_path):
@@ -321,7 +328,15 @@ ROW = {
     "precision": str,
     "steps": (int, type(None)),
     "split": str,
-    "flags": STRINGS,
+    "flags": list,
+    "classes": int,
+    "clean_balanced_accuracy": (float, type(None)),
+    "robust_balanced_accuracy": (float, type(None)),
+    "clean_auroc": (float, type(None)),
+    "robust_auroc": (float, type(None)),
+    "forwards": float,
+    "backwards": float,
+    "by_attack": list,
 }
 MEAN = {
     "model": str,
@@ -333,6 +348,7 @@ MEAN = {
     "clean_interval": INTERVAL,
     "robust": SHARE,
     "robust_interval": INTERVAL,
+    "which": {"all", "without binary"},
 }
 
 

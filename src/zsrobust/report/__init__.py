@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from zsrobust.report.load import Run, load_run, load_runs
-from zsrobust.report.summary import Comparison, Mean, Row, Summary, summarise
+from zsrobust.report.results import AcrossSeeds, Alarm, Comparison, Mean, Row
+from zsrobust.report.summary import Summary, summarise
 from zsrobust.report.terminal import terminal
 from zsrobust.report.write import main_report, write
 
 __all__ = [
+    "AcrossSeeds",
+    "Alarm",
     "Comparison",
     "Mean",
     "Row",

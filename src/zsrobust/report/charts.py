@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zsrobust.report.summary import Mean, Summary
+from zsrobust.report.results import ALL, Mean
+from zsrobust.report.summary import Summary
 from zsrobust.report.view import Line, short_names
 from zsrobust.report.words import NOT_ADAPTED, TIER_WORDS, TIERS, percent
 from zsrobust.statistics import Interval
@@ -98,7 +99,8 @@ def panels(summary: Summary) -> tuple[Panel, ...]:
         ticks = {0.0: "0"} | {t.eps: t.eps_text for t in threats.values() if t.eps > 0}
         for seed in summary.seeds:
             for tier in (*TIERS, NOT_ADAPTED):
-                means = [m for m in summary.means if m.tier == tier and m.seed == seed and m.threat in threats]
+                every = [m for m in summary.means if m.which == ALL and m.threat in threats]
+                means = [m for m in every if m.tier == tier and m.seed == seed]
                 repeats = tier == NOT_ADAPTED and not {m.tier for m in summary.means} >= {
                     "related",
                     "unrelated",

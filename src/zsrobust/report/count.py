@@ -1,26 +1,22 @@
-"""From the records of one cell to its outcomes, and what has to be said about them."""
+"""From the records of one cell to its outcomes, and where a task and a model belong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.records import Cell, Record
+from zsrobust.records import Record
 from zsrobust.report.load import Model, Task
-from zsrobust.report.merge import Evidence
-from zsrobust.report.words import Threat, percent, plural
+from zsrobust.report.merge import Suite
+from zsrobust.report.results import Row
+from zsrobust.statistics import auroc, balanced_accuracy
 
-if TYPE_CHECKING:
-    from zsrobust.report.summary import Row
-
-# Fewer attacked examples than this can all survive by luck; rises smaller than this come from random starts.
-_FEW = 20
-_RISE = 0.01
+Attacks = Mapping[str, Mapping[int, Record]]
+"""Attack → example → its record, of one cell under one threat."""
 
 
 @dataclass(frozen=True)
@@ -30,39 +26,90 @@ class Counted:
     Attributes:
         ids: (n,) int64, rows of the source split.
         images: n cluster keys.
+        labels: (n,) int64, class indices.
         clean: (n,) bool, right when clean.
         robust: (n,) bool, right when clean and under every attack.
+        clean_margin: (n,) float64.
+        robust_margin: (n,) float64, the worst over the clean image and every attack on it.
     """
 
     ids: NDArray[np.int64]
     images: tuple[str, ...]
+    labels: NDArray[np.int64]
     clean: NDArray[np.bool_]
     robust: NDArray[np.bool_]
+    clean_margin: NDArray[np.float64]
+    robust_margin: NDArray[np.float64]
 
 
-def count(clean: Mapping[int, Record], attacks: Mapping[str, Mapping[int, bool]]) -> Counted:
-    """Outcomes of the examples that are finished.
+@dataclass(frozen=True)
+class Measured:
+    """A row and the outcomes behind it; ``attacks`` holds the records of the counted examples only."""
 
-    An example is finished when it is wrong when clean, or has a record of every attack. Examples that are
-    wrong when clean are finished at once, those that are right only later, so of an evaluation that was
-    stopped halfway the finished ones are no fair sample. Therefore counting stops at the first unfinished
-    example, and at the last attacked one before it.
+    row: Row
+    counted: Counted
+    attacks: Attacks
+
+
+def count(
+    clean: Mapping[int, Record], blocks: Sequence[Sequence[int]], attacks: Attacks, suites: Sequence[Suite]
+) -> Counted:
+    """Outcomes of the blocks in which every example is finished.
+
+    An example is finished when it is wrong when clean, or when each suite has broken it or has given it to all its
+    attacks. Within a block those that break are finished sooner than those that survive, so an unfinished block is
+    left out whole.
     """
-    finished: list[Record] = []
-    fair = 0
-    for record in clean.values():
-        if record.correct and any(record.example not in done for done in attacks.values()):
-            finished = finished[:fair]
-            break
-        finished.append(record)
-        fair = len(finished) if record.correct else fair
-    survived = [r.correct and all(done[r.example] for done in attacks.values()) for r in finished]
+
+    def finished(example: int) -> bool:
+        return not clean[example].correct or all(_settled(suite, attacks, example) for suite in suites)
+
+    records = [clean[e] for block in blocks if all(map(finished, block)) for e in block]
+    under_attack = [[done[r.example] for done in attacks.values() if r.example in done] for r in records]
     return Counted(
-        ids=np.array([r.example for r in finished], dtype=np.int64),
-        images=tuple(r.image for r in finished),
-        clean=np.array([r.correct for r in finished], dtype=bool),
-        robust=np.array(survived, dtype=bool),
+        ids=np.array([r.example for r in records], dtype=np.int64),
+        images=tuple(r.image for r in records),
+        labels=np.array([r.label for r in records], dtype=np.int64),
+        clean=np.array([r.correct for r in records], dtype=bool),
+        robust=np.array(
+            [r.correct and all(a.correct for a in rs) for r, rs in zip(records, under_attack, strict=True)], dtype=bool
+        ),
+        clean_margin=np.array([r.margin for r in records]),
+        robust_margin=np.array(
+            [min([r.margin, *(a.margin for a in rs)]) for r, rs in zip(records, under_attack, strict=True)]
+        ),
     )
+
+
+def _settled(suite: Suite, attacks: Attacks, example: int) -> bool:
+    known = [attacks[attack][example] for attack in suite.attacks if example in attacks[attack]]
+    return len(known) == len(suite.attacks) or any(not record.correct for record in known)
+
+
+def of_examples(attacks: Attacks, counted: Counted) -> dict[str, dict[int, Record]]:
+    """The records of the counted examples."""
+    kept = set(counted.ids.tolist())
+    return {name: {e: r for e, r in done.items() if e in kept} for name, done in attacks.items()}
+
+
+def two_class_scores(counted: Counted, classes: int) -> dict[str, Any]:
+    """Balanced accuracy and AUROC, clean and robust, as fields of a row; all None unless there are two classes.
+
+    The score of an image is its margin, signed so that it is high for class 1. An attack stops at its first success,
+    so the robust AUROC is an upper bound too.
+    """
+    two = classes == 2 and len(set(counted.labels.tolist())) == 2
+    sign = np.where(counted.labels == 1, 1.0, -1.0)
+
+    def score(function: Callable[[], float]) -> float | None:
+        return function() if two else None
+
+    return {
+        "clean_balanced_accuracy": score(lambda: balanced_accuracy(counted.clean, counted.labels)),
+        "robust_balanced_accuracy": score(lambda: balanced_accuracy(counted.robust, counted.labels)),
+        "clean_auroc": score(lambda: auroc(sign * counted.clean_margin, counted.labels == 1)),
+        "robust_auroc": score(lambda: auroc(sign * counted.robust_margin, counted.labels == 1)),
+    }
 
 
 def tier_of(task: Task, adapted_on: frozenset[str]) -> str:
@@ -82,60 +129,3 @@ def pick_pairs(models: Sequence[Model]) -> tuple[tuple[str, str], ...]:
             known = [m for m in unadapted if m.name in source or m.fingerprint in source]
             pairs.append(((known or unadapted)[0].name, model.name))
     return tuple(pairs)
-
-
-def _breaks_elsewhere(evidence: Evidence, cell: Cell, threat: Threat) -> bool:
-    """Whether the same attacks broke an image of this model on any task, so that they do reach its pixels."""
-    return any(
-        not survived
-        for (other, text), attacks in evidence.attacked.items()
-        if (other.model, other.seed, text) == (cell.model, cell.seed, threat.text)
-        for verdicts in attacks.values()
-        for survived in verdicts.values()
-    )
-
-
-def _seen(evidence: Evidence, model: str, task: Task) -> bool:
-    """Whether a model was adapted on exactly the examples it is evaluated on."""
-    stories = (one.provenance.get("adaptation") for one in evidence.models if one.name == model)
-    return any(isinstance(s, Mapping) and s.get("task_fingerprint") == task.fingerprint for s in stories)
-
-
-def flags_of(evidence: Evidence, cell: Cell, task: Task, threat: Threat, counted: Counted) -> tuple[str, ...]:
-    """Plain sentences about one row."""
-    flags = []
-    n, clean, robust = len(counted.ids), int(counted.clean.sum()), int(counted.robust.sum())
-    if n < task.n:
-        flags.append(f"incomplete: {n} of {plural(task.n, 'example')}")
-    if task.bad_images:
-        flags.append(f"{plural(len(task.bad_images), 'image')} could not be read and were left out")
-    precision = evidence.precision[cell]
-    if precision != "float32":
-        flags.append(f"computed in {precision}, not float32")
-    if threat.eps > 0 and clean == robust and clean >= _FEW and not _breaks_elsewhere(evidence, cell, threat):
-        flags.append(f"not one of {clean} attacked images was broken: check that the attack reaches the pixels")
-    if _seen(evidence, cell.model, task):
-        flags.append("the model was adapted on exactly these images")
-    for flag in evidence.flags:
-        wanted = (flag.model, flag.task, flag.threat, flag.seed)
-        actual = (cell.model, cell.task, threat.text, cell.seed)
-        if all(w is None or w == a for w, a in zip(wanted, actual, strict=True)):
-            flags.append(flag.text)
-    return tuple(flags)
-
-
-def too_weak(rows: Sequence[Row]) -> list[str]:
-    """Sentences about robust accuracies that rise with ε, which no perfect attack would let happen."""
-    notes = []
-    curves: dict[tuple[str, str, str, str, int, str, int], list[Row]] = {}
-    for row in rows:
-        key = (row.model, row.task, row.norm, row.space, row.seed, row.attack, row.n)
-        curves.setdefault(key, []).append(row)
-    for curve in curves.values():
-        curve.sort(key=lambda row: row.eps)
-        for lower, higher in pairwise(curve):
-            if higher.robust > lower.robust + _RISE:
-                low, high = (f"{percent(row.robust)} % at {row.threat}" for row in (lower, higher))
-                who = f"{higher.model} on {higher.task}"
-                notes.append(f"{who}: robust accuracy rises from {low} to {high}, so the attack is too weak.")
-    return notes

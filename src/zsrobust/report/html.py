@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from zsrobust.report import charts, view, words
 from zsrobust.report.load import ModelPicture, Picture
+from zsrobust.report.results import Alarm
 from zsrobust.report.summary import Summary
 
 
@@ -30,7 +31,13 @@ def html(summary: Summary) -> str:
         title=view.title(summary),
         tables=view.tables(summary),
         conditions=view.conditions,
-        remarks=view.remarks(summary),
+        doubtful=[remark for remark in view.alarms(summary) if remark.alarm.doubt],
+        remarks=[r.sentence for r in view.alarms(summary) if not r.alarm.doubt] + list(summary.notes),
+        rows_of=view.rows_of,
+        seed_lines=view.seed_lines,
+        two_class_rows=view.two_class_rows,
+        told_apart=words.told_apart_words,
+        facts_of=facts_of,
         tracks=charts.tracks,
         panels=charts.panels(summary),
         upper_bound=words.UPPER_BOUND,
@@ -38,6 +45,14 @@ def html(summary: Summary) -> str:
         verdict=verdict,
         size=size,
     )
+
+
+def facts_of(alarm: Alarm) -> list[str]:
+    """The evidence of an alarm, ``black box broke 5``."""
+    return [
+        f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
+        for key, value in alarm.evidence.items()
+    ]
 
 
 def verdict(shown: ModelPicture) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zsrobust.errors import RunError
-from zsrobust.records import Record, RecordFile
+from zsrobust.records import Cell, Record, RecordFile
 
 RUN_FORMAT = "zsrobust.run/1"
 PICTURES_FORMAT = "zsrobust.pictures/1"
+STRENGTHS = ("proved", "measured", "suspected")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -44,13 +46,24 @@ class Task:
 
 @dataclass(frozen=True)
 class Flag:
-    """A sentence about rows; the fields that are None hold for any."""
+    """An alarm about rows; of ``model``, ``task``, ``threat`` and ``seed``, those that are None hold for any.
+
+    ``name`` and ``strength`` (one of ``STRENGTHS``) are None in runs of older versions.
+    """
 
     text: str
     model: str | None = None
     task: str | None = None
     threat: str | None = None
     seed: int | None = None
+    name: str | None = None
+    strength: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def fits(self, cell: Cell, threat: str) -> bool:
+        """Whether it is about this cell under this threat."""
+        wanted = (self.model, self.task, self.seed, self.threat)
+        return all(w is None or w == a for w, a in zip(wanted, (*cell, threat), strict=True))
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ def load_run(path: str | Path) -> Run:
         precision=description.take("precision", str),
         models=tuple(_model(fields) for fields in description.each("models")),
         tasks=tuple(_task(fields) for fields in description.each("tasks")),
-        attacks=tuple(fields.values for fields in description.each("attacks") if fields.take("name", str)),
+        attacks=tuple(_attack(fields) for fields in description.each("attacks")),
         threats=description.strings("threats"),
         seeds=tuple(description.take("seeds", list)),
         records=tuple(records),
@@ -222,14 +235,38 @@ def _task(fields: _Fields) -> Task:
     )
 
 
+def _attack(fields: _Fields) -> Mapping[str, Any]:
+    """All that ``run.json`` says of it; what the report relies on is checked."""
+    fields.take("name", str)
+    fields.take("suite", str, None)
+    if "tasks" in fields.values:
+        fields.strings("tasks")
+    for key in ("gradient", "transfer"):
+        fields.take(key, bool, False)
+    return fields.values
+
+
 def _flag(fields: _Fields) -> Flag:
+    strength = fields.take("strength", str, None)
+    if strength not in (None, *STRENGTHS):
+        raise RunError(f"{fields.where}: 'strength' is '{strength}', not one of {', '.join(STRENGTHS)}")
     return Flag(
         text=fields.take("text", str),
         model=fields.take("model", str, None),
         task=fields.take("task", str, None),
         threat=fields.take("threat", str, None),
         seed=fields.take("seed", int, None),
+        name=fields.take("name", str, None),
+        strength=strength,
+        evidence={key: _plain(value) for key, value in fields.take("evidence", dict, {}).items()},
     )
+
+
+def _plain(value: Any) -> str | int | float | None:
+    """A value that every JSON reader and every table can hold."""
+    if value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _pictures(folder: Path) -> tuple[Picture, ...]:

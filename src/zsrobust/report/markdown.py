@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 
 from zsrobust.report.load import Model
-from zsrobust.report.summary import Mean, Row, Summary
-from zsrobust.report.view import Line, Table, conditions, remarks, tables, title
-from zsrobust.report.words import UPPER_BOUND, percent, points, signed_span, span
+from zsrobust.report.results import ALL, Mean, Row
+from zsrobust.report.summary import Summary
+from zsrobust.report.view import (
+    Line,
+    Table,
+    broken_by,
+    conditions,
+    remarks,
+    rows_of,
+    seed_lines,
+    tables,
+    title,
+    two_class_rows,
+)
+from zsrobust.report.words import IN_DOUBT, UPPER_BOUND, percent, points, signed_span, span, told_apart_words
 
 
 def markdown(summary: Summary) -> str:
@@ -20,7 +32,8 @@ def markdown(summary: Summary) -> str:
         parts += ["## Mean over seeds", _seeds(summary)]
     if found := remarks(summary):
         parts += ["## Remarks", "\n".join(f"- {_escape(remark)}" for remark in found)]
-    parts.append(UPPER_BOUND + " Accuracies are in %, intervals at 95 %, changes in points.")
+    doubt = f" {IN_DOUBT}" if any(alarm.doubt for row in summary.rows for alarm in row.flags) else ""
+    parts.append(f"{UPPER_BOUND}{doubt} Accuracies are in %, intervals at 95 %, changes in points.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -34,6 +47,9 @@ def _section(summary: Summary, table: Table) -> list[str]:
     parts.append("\n".join(f"- {noun}: {_escape(sentence)}" for noun, sentence in conditions(summary, table)))
     parts += [_headline(table, line) for line in table.headline]
     parts += [_block_table(table)]
+    if two_class := two_class_rows(summary, table):
+        parts += ["Tasks with two classes:", _two_class(two_class)]
+    parts += ["Attack by attack, with the mean passes for an example:", _prices(rows_of(summary, table))]
     return parts
 
 
@@ -44,9 +60,11 @@ def _headline(table: Table, line: Line) -> str:
         return f"**{words}: robust {_value(line.after, 'robust')}, clean {_value(line.after, 'clean')}**"
     return (
         f"**{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)}, "
-        f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)}); "
+        f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)}), "
+        f"{told_apart_words(change, 'robust')}; "
         f"clean {percent(change.clean_before)} → {percent(change.clean_after)}, "
-        f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)})**"
+        f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)}), "
+        f"{told_apart_words(change, 'clean')}**"
     )
 
 
@@ -60,43 +78,67 @@ def _block_table(table: Table) -> str:
             "Robust before",
             "Robust after",
             "Change in robust",
+            "Told apart?",
         ]
     else:
-        head = ["Task", "Model", "n", "Clean", "Robust", "Change in robust"]
+        head = ["Task", "Model", "n", "Clean", "Robust", "Change in robust", "Told apart?"]
     text = 1 if table.pair else 2
     lines = [head, ["---"] * text + ["---:"] * (len(head) - text)]
     for block in table.blocks:
         lines.append([f"**{block.title}** ({block.words})", *[""] * (len(head) - 1)])
         lines += [_cells(line, bool(table.pair)) for line in block.lines]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return _lines(lines)
 
 
 def _cells(line: Line, paired: bool) -> list[str]:
-    change = (
-        ""
-        if line.change is None
-        else (f"{points(line.change.robust_change)} ({signed_span(line.change.robust_change_interval)})")
-    )
+    change = ["", ""]
+    if line.change is not None:
+        span_words = signed_span(line.change.robust_change_interval)
+        change = [f"{points(line.change.robust_change)} ({span_words})", told_apart_words(line.change, "robust")]
     label = f"*{line.label}*" if line.mean else _escape(line.label)
     values = []
     for what in ("clean", "robust"):
         if paired:
             values.append("" if line.before is None else _value(line.before, what))
         values.append(_value(line.after, what))
-    return [label, *([] if paired else [_escape(line.model)]), str(line.n), *values, change]
+    values[-1] += " !" if line.alarms else ""
+    return [label, *([] if paired else [_escape(line.model)]), str(line.n), *values, *change]
 
 
 def _value(scores: Row | Mean, what: str) -> str:
     return f"{percent(getattr(scores, what))} ({span(getattr(scores, what + '_interval'))})"
 
 
+def _two_class(rows: list[Row]) -> str:
+    lines = [["Task", "Model", "Balanced, clean", "Balanced, robust", "AUROC, clean", "AUROC, robust"]]
+    lines.append(["---"] * 2 + ["---:"] * 4)
+    for row in rows:
+        scores = (row.clean_balanced_accuracy, row.robust_balanced_accuracy, row.clean_auroc, row.robust_auroc)
+        lines.append([_escape(row.task), _escape(row.model), *(percent(s) for s in scores if s is not None)])
+    return _lines(lines)
+
+
+def _prices(rows: list[Row]) -> str:
+    lines = [["Task", "Model", "Forwards", "Backwards", "Broken by"], ["---"] * 2 + ["---:"] * 2 + ["---"]]
+    for row in rows:
+        passes = [f"{value:,.1f}" for value in (row.forwards, row.backwards)]
+        lines.append([_escape(row.task), _escape(row.model), *passes, _escape(broken_by(row))])
+    return _lines(lines)
+
+
 def _seeds(summary: Summary) -> str:
-    lines = [["Model", "Tier", "Threat", "Seeds", "Clean (least–largest)", "Robust (least–largest)"]]
-    lines.append(["---"] * 3 + ["---:"] * 3)
-    for a in summary.across_seeds:
-        values = [f"{percent(v)} ({span(r)})" for v, r in ((a.clean, a.clean_range), (a.robust, a.robust_range))]
-        lines.append([_escape(a.model), a.tier, a.threat, str(len(a.seeds)), *values])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    head = ["Model", "Tier", "Threat", "Seeds", "n", "Clean", "Clean, least–largest", "Robust", "Robust, least–largest"]
+    lines = [head, ["---"] * 3 + ["---:"] * 6]
+    for a in seed_lines(summary):
+        tier = a.tier if a.which == ALL else f"{a.tier}, {a.which}"
+        cells = [_escape(a.model), tier, a.threat, str(len(a.seeds)), str(a.n)]
+        cells += [f"{percent(a.clean)} ({span(a.clean_interval)})", span(a.clean_range)]
+        lines.append([*cells, f"{percent(a.robust)} ({span(a.robust_interval)})", span(a.robust_range)])
+    return _lines(lines)
+
+
+def _lines(cells: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def _escape(text: str) -> str:

@@ -13,6 +13,17 @@ from zsrobust.report.words import Threat, parse_threat
 
 
 @dataclass(frozen=True)
+class Suite:
+    """Attacks that count as one: an example that one of them broke need not be given to the others.
+
+    An attack by itself is a suite of one, under its own name.
+    """
+
+    name: str
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that was measured.
 
@@ -23,8 +34,10 @@ class Evidence:
         seeds: Ascending.
         adapted_on: Union over the models.
         clean: Cell → example → its clean record, in the order of evaluation.
-        attacked: (cell, threat) → attack → example → whether the model was still right; holds every attack
-            that was to be run, also those without a record yet.
+        blocks: Cell → its examples in the blocks in which they were evaluated.
+        attacked: (cell, threat) → attack → example → its record; holds every attack that was to be run, also those
+            without a record yet.
+        suites: (cell, threat) → the same attacks, as the suites they belong to.
         precision: Cell → for example ``"float32"``.
         settings: (attack name, threat, or None for any) → what ``run.json`` says about it.
         flags: From the runs.
@@ -37,7 +50,9 @@ class Evidence:
     seeds: tuple[int, ...]
     adapted_on: frozenset[str]
     clean: Mapping[Cell, Mapping[int, Record]]
-    attacked: Mapping[tuple[Cell, str], Mapping[str, Mapping[int, bool]]]
+    blocks: Mapping[Cell, Sequence[Sequence[int]]]
+    attacked: Mapping[tuple[Cell, str], Mapping[str, Mapping[int, Record]]]
+    suites: Mapping[tuple[Cell, str], Sequence[Suite]]
     precision: Mapping[Cell, str]
     settings: Mapping[tuple[str, str | None], Mapping[str, Any]]
     flags: tuple[Flag, ...]
@@ -58,15 +73,21 @@ def merge(runs: Sequence[Run]) -> Evidence:
     tasks = _tasks(runs)
     records = _records(runs)
     clean: dict[Cell, dict[int, Record]] = {}
-    attacked: dict[tuple[Cell, str], dict[str, dict[int, bool]]] = {}
-    for cell, threat, attack in _asked(runs):
-        attacked.setdefault((cell, threat), {}).setdefault(attack, {})
+    attacked: dict[tuple[Cell, str], dict[str, dict[int, Record]]] = {}
+    members: dict[tuple[Cell, str], dict[str, list[str]]] = {}
+    for cell, threat, attack, suite in _asked(runs):
+        if attack not in attacked.setdefault((cell, threat), {}):
+            attacked[cell, threat][attack] = {}
+            members.setdefault((cell, threat), {}).setdefault(suite, []).append(attack)
     for record in records:
         if record.attack == CLEAN:
             clean.setdefault(record.cell, {})[record.example] = record
         else:
-            attacks = attacked.setdefault((record.cell, record.threat), {})
-            attacks.setdefault(record.attack, {})[record.example] = record.correct
+            key = (record.cell, record.threat)
+            if record.attack not in attacked.setdefault(key, {}):
+                attacked[key][record.attack] = {}
+                members.setdefault(key, {})[record.attack] = [record.attack]
+            attacked[key][record.attack][record.example] = record
     models = {model.name: model for run in runs for model in run.models}
     settings, notes = _settings(runs)
     return Evidence(
@@ -76,7 +97,9 @@ def merge(runs: Sequence[Run]) -> Evidence:
         seeds=tuple(sorted({seed for run in runs for seed in run.seeds})),
         adapted_on=frozenset(name for model in models.values() for name in model.adapted_on),
         clean=clean,
+        blocks=_blocks(runs),
         attacked=attacked,
+        suites={key: [Suite(n, tuple(a)) for n, a in suites.items()] for key, suites in members.items()},
         precision=_precision(runs),
         settings=settings,
         flags=tuple(flag for run in runs for flag in run.flags),
@@ -154,17 +177,52 @@ def _records(runs: Sequence[Run]) -> list[Record]:
     return [record for record, _ in found.values()]
 
 
-def _asked(runs: Sequence[Run]) -> list[tuple[Cell, str, str]]:
-    """Every (cell, threat, attack) that ``run.json`` asks for."""
+def _blocks(runs: Sequence[Run]) -> dict[Cell, list[list[int]]]:
+    """Cell → its blocks of examples: each is an unbroken stretch of clean records of that cell in a file.
+
+    Verdicts of an attack are written as they come, and an image that breaks comes earlier than one that survives. So
+    within a block the examples that are finished first are no fair sample of it; whole blocks are. A stretch without
+    a right example is finished before any attack begins, so it stands and falls with the one before it.
+    """
+    blocks: dict[Cell, list[list[Record]]] = {}
+    seen: set[tuple[Cell, int]] = set()
+    for run in runs:
+        growing: set[Cell] = set()
+        for record in run.records:
+            cell = record.cell
+            if record.attack != CLEAN:
+                growing.discard(cell)
+            elif (cell, record.example) not in seen:
+                seen.add((cell, record.example))
+                if cell not in growing:
+                    growing.add(cell)
+                    blocks.setdefault(cell, []).append([])
+                blocks[cell][-1].append(record)
+    return {cell: _joined(stretches) for cell, stretches in blocks.items()}
+
+
+def _joined(stretches: Sequence[Sequence[Record]]) -> list[list[int]]:
+    blocks: list[list[int]] = []
+    for stretch in stretches:
+        examples = [record.example for record in stretch]
+        if blocks and not any(record.correct for record in stretch):
+            blocks[-1] += examples
+        else:
+            blocks.append(examples)
+    return blocks
+
+
+def _asked(runs: Sequence[Run]) -> list[tuple[Cell, str, str, str]]:
+    """Every (cell, threat, attack, its suite) that ``run.json`` asks for."""
     return [
-        (Cell(model.name, task.name, seed), threat, attack["name"])
+        (Cell(model.name, task.name, seed), threat, attack["name"], attack.get("suite") or attack["name"])
         for run in runs
         for model in run.models
         for task in run.tasks
         for seed in run.seeds
         for threat in run.threats
         for attack in run.attacks
-        if attack.get("threat") in (None, threat)
+        if attack.get("threat") in (None, threat) and task.name in attack.get("tasks", [task.name])
     ]
 
 
@@ -184,7 +242,8 @@ def _settings(
     for run in runs:
         for attack in run.attacks:
             first, where = found.setdefault((attack["name"], attack.get("threat")), (attack, run))
-            changed = sorted(k for k in first.keys() | attack.keys() if first.get(k) != attack.get(k))
+            keys = (first.keys() | attack.keys()) - {"tasks"}
+            changed = sorted(key for key in keys if first.get(key) != attack.get(key))
             if changed:
                 notes[
                     f"Attack {attack['name']} was run with another {', '.join(changed)} in {where} "
@@ -198,3 +257,8 @@ def settings_of(
 ) -> Mapping[str, Any]:
     """What the runs say about an attack under a threat; empty if they say nothing."""
     return settings.get((attack, threat), settings.get((attack, None), {}))
+
+
+def members_of(settings: Mapping[tuple[str, str | None], Mapping[str, Any]], name: str, threat: str) -> list[str]:
+    """The attacks of a suite under a threat; of an attack by itself, that attack."""
+    return [a for (a, t), s in settings.items() if t in (None, threat) and s.get("suite") == name] or [name]

@@ -10,13 +10,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from zsrobust.report.summary import Mean, Row, Summary
-from zsrobust.report.view import Line, Table, conditions, remarks, short_names, tables
-from zsrobust.report.words import UPPER_BOUND, percent, points, signed_span, span
+from zsrobust.report.results import ALL, Mean, Row
+from zsrobust.report.summary import Summary
+from zsrobust.report.view import Line, Table, conditions, remarks, seed_lines, short_names, tables, two_class_rows
+from zsrobust.report.words import (
+    IN_DOUBT,
+    TOLD_APART,
+    UPPER_BOUND,
+    mark,
+    percent,
+    points,
+    signed_span,
+    span,
+    told_apart_words,
+)
 
 
 def terminal(summary: Summary, console: Console | None = None) -> None:
-    """Print a summary: for each threat and seed its conditions, table and headline; then the remarks."""
+    """Print a summary: for each threat and seed its conditions, table and headline; then alarms and notes."""
     console = console or Console()
     console.print(_facts(_roles(summary)))
     for table in tables(summary):
@@ -25,7 +36,10 @@ def terminal(summary: Summary, console: Console | None = None) -> None:
         _print_seeds(summary, console)
     for remark in remarks(summary):
         console.print(f"[bold]![/] {escape(remark)}", highlight=False)
-    console.print(f"\n[dim]{UPPER_BOUND}[/]", highlight=False)
+    legend = [UPPER_BOUND]
+    legend += [TOLD_APART] if summary.comparisons else []
+    legend += [IN_DOUBT] if any(alarm.doubt for row in summary.rows for alarm in row.flags) else []
+    console.print(f"\n[dim]{' '.join(legend)}[/]", highlight=False)
 
 
 def plain(summary: Summary) -> str:
@@ -56,11 +70,9 @@ def _print_table(summary: Summary, table: Table, console: Console) -> None:
     names = {} if flat else short_names(summary)
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
     grid.add_column("accuracy in %", overflow="fold" if flat else "ellipsis", no_wrap=not flat, max_width=26)
-    grid.add_column("n", justify="right")
-    grid.add_column("clean", justify="right")
-    grid.add_column("robust (95 % interval)", justify="right")
-    if summary.pairs:
-        grid.add_column("change", justify="right")
+    numbers = ["n", "clean", "robust (95 % interval)", *(["change"] if summary.pairs else [])]
+    for column in numbers:  # of a line that is too long the label is folded, never a number
+        grid.add_column(column, justify="right", no_wrap=True)
     for i, block in enumerate(table.blocks):
         if i:
             grid.add_section()
@@ -72,6 +84,8 @@ def _print_table(summary: Summary, table: Table, console: Console) -> None:
                 shown = line.label
             grid.add_row(*_cells(line, names, bool(summary.pairs)), style="bold" if line.mean else None)
     console.print(grid)
+    if two_class := two_class_rows(summary, table):
+        _print_two_class(two_class, short_names(summary), console)
     result = Grid.grid(padding=(0, 1, 0, 0))
     for line in table.headline:
         result.add_row("[bold]Headline[/]", _headline(table, line, names))
@@ -85,8 +99,13 @@ def _cells(line: Line, names: Mapping[str, str], changes: bool) -> list[str]:
     label = f"  {names[line.model]}" if names else line.label
     if changes and not names and line.before is None:
         label += f" ({line.model} only)"
-    cells = [escape(label), f"{line.n}", clean, robust]
-    return [*cells, "" if line.change is None else points(line.change.robust_change)] if changes else cells
+    cells = [escape(label), f"{line.n}", clean, robust + ("!" if line.alarms else "")]
+    if not changes:
+        return cells
+    return [
+        *cells,
+        "" if line.change is None else points(line.change.robust_change) + mark(line.change.robust_p_holm),
+    ]
 
 
 def _robust(scores: Row | Mean) -> str:
@@ -103,20 +122,40 @@ def _headline(table: Table, line: Line, names: Mapping[str, str]) -> str:
         )
     return (
         f"[bold]{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)} %, "
-        f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)})[/]; "
+        f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)}), "
+        f"{told_apart_words(change, 'robust')}[/]; "
         f"clean {percent(change.clean_before)} → {percent(change.clean_after)} %, "
-        f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)})"
+        f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)}), "
+        f"{told_apart_words(change, 'clean')}"
     )
 
 
-def _print_seeds(summary: Summary, console: Console) -> None:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="Mean over seeds (least–largest)")
-    names = short_names(summary)
-    for column in ("model", "tier", "threat"):
-        grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=17)
-    for column in ("seeds", "clean", "robust"):
-        grid.add_column(column, justify="right", no_wrap=True)
-    for a in summary.across_seeds:
-        values = [f"{percent(v)} ({span(r, 0)})" for v, r in ((a.clean, a.clean_range), (a.robust, a.robust_range))]
-        grid.add_row(escape(names[a.model]), a.tier, a.threat, str(len(a.seeds)), *values)
+def _print_two_class(rows: list[Row], names: Mapping[str, str], console: Console) -> None:
+    title = "Tasks with two classes, in %"
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+    for column in ("task", "model"):
+        grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=20)
+    for column in ("balanced accuracy", "AUROC"):
+        grid.add_column(f"{column}\nclean, robust", justify="right", no_wrap=True)
+    for row in rows:
+        scores = (row.clean_balanced_accuracy, row.robust_balanced_accuracy, row.clean_auroc, row.robust_auroc)
+        words = [percent(score) for score in scores if score is not None]
+        grid.add_row(escape(row.task), escape(names[row.model]), ", ".join(words[:2]), ", ".join(words[2:]))
     console.print(grid)
+
+
+def _print_seeds(summary: Summary, console: Console) -> None:
+    names = short_names(summary)
+    for threat in dict.fromkeys(a.threat for a in summary.across_seeds):
+        title = f"Mean over seeds under {escape(threat)} (95 % interval)"
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+        for column in ("model", "tier"):
+            grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=17)
+        for column in ("n", "clean", "robust", "least–largest"):
+            grid.add_column(column, justify="right", no_wrap=True)
+        for a in seed_lines(summary):
+            if a.threat == threat and a.which == ALL:
+                accuracies = ((a.clean, a.clean_interval), (a.robust, a.robust_interval))
+                values = [f"{percent(value)} ({span(interval, 0)})" for value, interval in accuracies]
+                grid.add_row(escape(names[a.model]), a.tier, str(a.n), *values, span(a.robust_range))
+        console.print(grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zsrobust.errors import RunError
+from zsrobust.report.results import Comparison
 from zsrobust.statistics import Interval
 
 TIERS = ("adapted", "related", "unrelated")
@@ -21,6 +22,16 @@ UPPER_BOUND = (
     "A robust accuracy is an upper bound: a stronger attack can only lower it. "
     "The 95 % interval covers the sampling of images only, not the weakness of the attack."
 )
+
+# Below this p-value, corrected, two models are told apart.
+LEVEL = 0.05
+
+TOLD_APART = (
+    "A change marked * is told apart from none: p below 0.05, for a task by McNemar's exact test with Holm's "
+    "correction over the tasks, for a mean by resampling images."
+)
+
+IN_DOUBT = "A robust accuracy marked ! is in doubt: an alarm says why."
 
 _SPACES = {"native": "at the task's own resolution", "model": "at the model's input resolution"}
 
@@ -92,6 +103,24 @@ def span(interval: Interval, digits: int = 1) -> str:
 def signed_span(interval: Interval) -> str:
     """(−0.01, 0.03) → ``−1.0 to +3.0``."""
     return " to ".join(points(end) for end in interval)
+
+
+def p_words(p: float) -> str:
+    """0.0312 → ``p = 0.031``; 0.00004 → ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def told_apart_words(change: Comparison, what: str) -> str:
+    """``better (p = 0.012, Holm over 8 tasks)``, ``worse (…)`` or ``not told apart (…)``; clean or robust."""
+    p, difference = getattr(change, f"{what}_p_holm"), getattr(change, f"{what}_change")
+    verdict = "not told apart" if p >= LEVEL or difference == 0 else "better" if difference > 0 else "worse"
+    kind = "pairs of models" if change.task is None else "tasks"
+    return f"{verdict} ({p_words(p)}" + (f", Holm over {change.family} {kind})" if change.family > 1 else ")")
+
+
+def mark(p: float) -> str:
+    """``*`` where a change is told apart from none."""
+    return "*" if p < LEVEL else ""
 
 
 def pixels(size: float) -> str:
