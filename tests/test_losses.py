@@ -53,3 +53,13 @@ def test_margin_is_positive_exactly_where_the_label_is_predicted() -> None:
 def test_margin_of_a_tie_and_of_a_single_class() -> None:
     assert margin(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([1])).item() == 0
     assert margin(torch.tensor([[1.0]]), torch.tensor([0])).item() == float("inf")
+
+
+def test_a_loss_and_its_gradient_do_not_depend_on_the_place_in_the_batch() -> None:
+    for seed in range(20):
+        row = 3 * torch.randn(1, 10, generator=torch.Generator().manual_seed(seed))
+        logits = row.expand(45, -1).clone().requires_grad_(True)
+        values = cross_entropy(logits, torch.zeros(45, dtype=torch.int64))
+        (gradient,) = torch.autograd.grad(values.sum(), logits)
+        assert bool((values == values[0]).all())
+        assert bool((gradient == gradient[0]).all())

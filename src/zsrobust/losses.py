@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zsrobust.errors import ConfigError
+
+TINY = 1e-12
+"""Keeps a ratio of logits finite where they are all equal."""
+
+
+_STRETCH = 64
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """−log softmax(logits)[label]: (B, C), (B,) int64 → (B,).
@@ -15,7 +23,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits = logits.float()
     own, others = _split(logits, labels)
-    return functional.softplus(others.logsumexp(1) - own)
+    # CPU kernels of softplus round the last few numbers of a vector otherwise than the rest: an example's loss would
+    # depend on its place in the batch. Here each has a whole stretch of its own.
+    stretched = (others.logsumexp(1) - own)[:, None].expand(-1, _STRETCH).contiguous()
+    return functional.softplus(stretched)[:, 0]
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -34,6 +45,24 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     The loss f₆ of Carlini and Wagner 2017 (arXiv 1608.04644, section V-A) without its clipping. It does not saturate.
     """
     return -margin(logits, labels)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, (max of the others − z_label) / (z_π1 − z_π3): (B, C), (B,) int64 → (B,).
+
+    π is the order of falling logits. Croce and Hein 2020 (arXiv 2003.01690), equation 5. It does not change when logits
+    are scaled or shifted, is in [−1, 0] where the label is predicted, and positive where it is not.
+
+    Raises:
+        ConfigError: fewer than 3 classes.
+    """
+    if logits.shape[1] < 3:
+        raise ConfigError(
+            f"the DLR loss needs at least 3 classes, not {logits.shape[1]}: use apgd:margin (or apgd:ce) instead"
+        )
+    logits = logits.float()
+    top = logits.topk(3, dim=1).values
+    return margin_loss(logits, labels) / (top[:, 0] - top[:, 2] + TINY)
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

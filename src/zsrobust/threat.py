@@ -107,6 +107,10 @@ class Threat:
         flat = delta.flatten(1).float()
         return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
 
+    def allows(self, sizes: Tensor) -> Tensor:
+        """(B,) sizes → (B,) bool: at most ε, to the rounding that a projection in float32 leaves."""
+        return sizes <= self.eps * (1 + 1e-5) + 1e-6
+
     def random_start(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """A point of the ball ∩ box around each image.
 

@@ -196,3 +196,21 @@ def test_a_point_outside_the_ball_is_never_kept(restarts: int) -> None:
     assert not bool(outcome.claimed.any())
     assert torch.equal(outcome.pixels, pixels[index])
     assert outcome.forwards.tolist() == [2 * restarts] * 10
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.25 / 255), ("linf", 1e-4), ("l2", 1e-3)])
+def test_points_on_the_border_of_a_small_ball_count(norm: str, eps: float) -> None:
+    model, pixels, labels = breakable()
+    threat = Threat(norm, eps)
+    border = threat.project(pixels + torch.sign(pixels - 0.5), pixels)
+    assert bool(threat.allows(threat.size(border - pixels)).all())
+    assert not bool(threat.allows(threat.size(1.01 * (border - pixels)) + 2e-6).any())
+    # the image closest to the decision is broken at the border, and nowhere before
+    steep = (model.weight[0] - model.weight[1]).detach()
+    lengths = steep.abs().sum() if norm == "linf" else steep.norm()
+    near = Linear(model.weight.detach().clone(), model.bias.detach().clone())
+    with torch.no_grad():
+        gap = margin(near(pixels[:1]), labels[:1])
+        sign = 1.0 if int(labels[0]) == 0 else -1.0
+        near.bias[0] -= sign * (gap.item() - 0.999 * eps * lengths)
+    assert bool(PGD(threat, 20, step_size=eps).search(near, pixels[:1], labels[:1], seed=0, examples=[0]).claimed.all())

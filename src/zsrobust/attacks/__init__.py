@@ -1,61 +1,61 @@
-"""Attacks by name, such as ``fgsm`` and ``pgd:20``.
+"""Attacks by name: ``NAME[:WORD][:option=value]…``, such as ``pgd:20``, ``apgd:dlr-t:targets=3`` and ``autoattack``.
 
 A user's package adds its own through the entry-point group ``zsrobust.attacks``: a callable
-``(threat, argument, *, step_size, restarts) -> Attack``, where ``argument`` is what follows the colon (None without
-one).
+``(threat, argument, **options) -> Attack``, where ``argument`` is the word after the name (None without one). Its
+keyword-only parameters, with their defaults and annotations, are the attack's options; one that is called ``precision``
+is given what the evaluation's mode says.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zsrobust.errors import ConfigError
+from zsrobust.attacks.options import Mode, arguments, has, read, word_of
 from zsrobust.registry import Registry
 
 if TYPE_CHECKING:
-    from zsrobust.attacks.base import Attack
-    from zsrobust.attacks.pgd import PGD
+    from zsrobust.attacks.binding import Asked
     from zsrobust.threat import Threat
 
 ATTACKS = Registry(
     "attack",
-    {"fgsm": "zsrobust.attacks:_fgsm", "pgd": "zsrobust.attacks:_pgd"},
-)
+    {
+        name: f"zsrobust.attacks.catalogue:{name.replace(':', '_').replace('-', '_')}"
+        for name in (
+            "fgsm", "pgd", "cw", "cw-l2", "apgd:ce", "apgd:dlr", "apgd:margin", "apgd:dlr-t", "apgd:margin-t",
+            "fab", "fab:t", "square", "transfer", "autoattack", "autoattack-few", "rand",
+            "paper", "paper:pgd", "paper:cw", "paper:aa",
+        )
+    },
+)  # fmt: skip
 
 
-def parse(text: str, threat: Threat, *, step_size: float | None = None, restarts: int = 1) -> Attack:
-    """The attack called ``text`` in ``threat``.
+def parse(text: str, threat: Threat, *, mode: Mode = "exact", **options: object) -> Asked:
+    """The attack called ``text`` in ``threat``; an attack's own name gives an equal attack.
 
     Args:
-        text: ``NAME`` or ``NAME:ARGUMENT``; PGD's argument is its number of steps.
+        text: ``NAME[:WORD][:option=value]…``.
         threat: The ball to search.
-        step_size: In pixel range [0, 1] units; None: the attack's own default.
-        restarts: Runs from different random starts.
+        mode: ``"exact"``, ``"fast"`` or ``"float32"``; see :data:`zsrobust.attacks.options.Mode`.
+        **options: Of the attack, where ``text`` does not have them; None: its default.
 
     Raises:
-        UnknownName: no such attack.
-        ConfigError: an argument or option that the attack does not take.
+        UnknownName: no such attack, or it has no such option.
+        ConfigError: a value that the attack does not take.
     """
-    name, _, argument = text.strip().partition(":")
-    attack: Attack = ATTACKS[name](threat, argument or None, step_size=step_size, restarts=restarts)
+    written = read(text, ATTACKS)
+    build = ATTACKS[written.name]
+    given = {option: value for option, value in options.items() if value is not None}
+    attack: Asked = build(threat, **arguments(build, written, given, mode))
     return attack
 
 
-def _pgd(threat: Threat, argument: str | None, *, step_size: float | None, restarts: int) -> PGD:
-    """Projected gradient descent: pgd:20 takes 20 steps from a random start (10 if no number is given)."""
-    from zsrobust.attacks.pgd import PGD
+def leaves_open(text: str, option: str) -> bool:
+    """Whether the attack called ``text`` has this option and does not set it itself.
 
-    if argument is not None and not argument.isdecimal():
-        raise ConfigError(f"attack 'pgd:{argument}': what follows the colon is the number of steps, as in pgd:20")
-    return PGD(threat, int(argument) if argument else 10, step_size=step_size, restarts=restarts)
-
-
-def _fgsm(threat: Threat, argument: str | None, *, step_size: float | None, restarts: int) -> PGD:
-    """Fast gradient sign method: one step of size ε from the image itself."""
-    from zsrobust.attacks.pgd import fgsm
-
-    if argument is not None or step_size is not None or restarts != 1:
-        raise ConfigError(
-            "attack 'fgsm' is one step of size ε from the image: it takes no argument, step size or restarts"
-        )
-    return fgsm(threat)
+    Raises:
+        UnknownName: no such attack.
+    """
+    written = read(text, ATTACKS)
+    build = ATTACKS[written.name]
+    return has(build, option) and option not in written.options and (written.word is None or option != word_of(build))

@@ -76,10 +76,7 @@ def enforce(threat: Threat, candidate: Tensor, pixels: Tensor) -> tuple[Tensor, 
         )
     allowed = threat.project(candidate.detach().to(pixels.dtype), pixels)
     sizes = threat.size(allowed - pixels)
-    slack = 1e-5 * threat.eps + 1e-6
-    if not bool(
-        ((sizes <= threat.eps + slack) & (allowed.flatten(1) >= 0).all(1) & (allowed.flatten(1) <= 1).all(1)).all()
-    ):
+    if not bool((threat.allows(sizes) & (allowed.flatten(1) >= 0).all(1) & (allowed.flatten(1) <= 1).all(1)).all()):
         raise ModelError(
             f"an adversarial image is NaN or outside the budget: distance {float(sizes.max())}, ε = {threat.eps}"
         )

@@ -31,9 +31,6 @@ Precision = Literal["float32", "bfloat16"]
 Objective = Callable[[Tensor, "Lanes"], Tensor]
 """(logits (W, C), the lanes they belong to) → per-lane values (W,) to climb."""
 
-# How far outside its ball float32 rounding can leave a projected point, relative to ε.
-_ROUNDING = 1e-5
-
 
 @dataclass
 class Lanes:
@@ -123,8 +120,9 @@ class Probe:
         where = self._where(wanted)
         if len(where) == 0:
             return self.lanes.gaps.new_zeros(len(wanted), 0)
+        chosen = points if len(where) == len(points) else points[where]
         with torch.no_grad(), self._cheap():
-            logits = torch.stack([self.model(points[where]).float() for _ in range(self.samples)]).mean(0)
+            logits = torch.stack([self.model(chosen).float() for _ in range(self.samples)]).mean(0)
         logits = _spread(logits, where, len(points))
         self.lanes.forwards[wanted] += self.samples
         self._note(points, logits, wanted)
@@ -186,7 +184,7 @@ class Probe:
 
     def _note(self, points: Tensor, logits: Tensor, wanted: Tensor) -> None:
         lanes = self.lanes
-        inside = self.threat.size(points - lanes.pixels) <= self.threat.eps * (1 + _ROUNDING)
+        inside = self.threat.allows(self.threat.size(points - lanes.pixels))
         gaps, open_ = lanes.gap(logits), wanted & inside & ~lanes.broken
         broken = open_ & lanes.won(logits) if self.samples == 1 else torch.zeros_like(open_)
         if self.precision != "float32":

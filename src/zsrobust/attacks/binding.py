@@ -1,0 +1,47 @@
+"""What a user asked for → the attacks to run on one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from zsrobust.attacks.base import Attack, Model
+from zsrobust.attacks.suites import Suite
+from zsrobust.attacks.transfer import Named, Transfer
+
+Asked = Attack | Suite | Transfer
+"""An attack by itself, several under one name, or one that still lacks its source. All have ``name``, ``threat`` and
+``describe()``."""
+
+
+def carry(attacks: Sequence[Asked], load: Callable[[str], Named]) -> list[Asked]:
+    """The attacks, with the sources of the transfers among them loaded, each once.
+
+    Their names stay as they were written.
+    """
+    sources = {a.called: a for a in attacks if isinstance(a, Transfer) and isinstance(a.source, str) and not a.loaded}
+    loaded = {called: load(called) for called in sources}
+    return [
+        replace(attack, loaded=loaded[attack.called])
+        if isinstance(attack, Transfer) and isinstance(attack.source, str) and not attack.loaded
+        else attack
+        for attack in attacks
+    ]
+
+
+def expand(attack: Asked, classes: int, source: Callable[[Any], Model]) -> list[Attack]:
+    """The attacks to run on a task, in order; a later one only on what the ones before could not break.
+
+    Args:
+        attack: What was asked for.
+        classes: Of the task, at least 2. ``autoattack`` becomes ``autoattack-few`` below 10; the members' names and
+            :meth:`Suite.for_classes` say so.
+        source: Gives the classifier for the task's classes of the model that a transfer attack carries (if it
+            carries none, of the model that it names).
+    """
+    if isinstance(attack, Suite):
+        return [*attack.for_classes(classes).members(classes)]
+    if isinstance(attack, Transfer):
+        return [attack.bound(source(attack.source if attack.loaded is None else attack.loaded))]
+    return [attack]

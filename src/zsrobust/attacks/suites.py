@@ -1,0 +1,223 @@
+"""Several attacks under one name, run in order on what the ones before could not break.
+
+``autoattack`` is the ensemble of Croce and Hein 2020 (arXiv 2003.01690, section 5) with its published budgets. It needs
+ten classes, because it pushes towards the nine nearest ones; for fewer, public implementations crash or fall back to a
+single attack. Then ``autoattack-few`` takes its place, under its own name, because it is not the standard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from torch import Tensor
+
+from zsrobust.attacks import published
+from zsrobust.attacks.apgd import APGD, LossName
+from zsrobust.attacks.base import Found, Model, Outcome, Streaming
+from zsrobust.attacks.fab import FAB
+from zsrobust.attacks.options import Mode, check_mode, precision_of
+from zsrobust.attacks.probe import Precision
+from zsrobust.attacks.square import Square
+from zsrobust.attacks.views import Sampled
+from zsrobust.errors import ConfigError, UnknownName
+from zsrobust.threat import Threat
+
+TARGETS = 9
+"""Other classes that the targeted attacks push towards, at most."""
+
+DRAWS = 20
+"""Of a randomised model at every step, at least: AutoAttack's ``rand`` version."""
+
+
+class Part(Streaming, Protocol):
+    """An attack that can be in a suite: it streams, and takes targets."""
+
+    def search(
+        self,
+        model: Model,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        examples: Sequence[int],
+        targets: Tensor | None = None,
+    ) -> Outcome:
+        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An attack in its suite.
+
+    Attributes:
+        attack: What runs.
+        suite: Name of the suite.
+        title: Name within the suite; empty: the attack's own.
+        samples: Draws of the model at every step, at least; the model's own ``samples`` if those are more.
+    """
+
+    attack: Part
+    suite: str
+    title: str = ""
+    samples: int = field(default=1, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """``SUITE/ATTACK``."""
+        return f"{self.suite}/{self.title or self.attack.name}"
+
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        return self.attack.threat
+
+    def describe(self) -> dict[str, object]:
+        """The attack's own description, and where it belongs."""
+        draws = {"samples": self.samples} if self.samples > 1 else {}
+        return self.attack.describe() | draws | {"suite": self.suite, "name": self.name}
+
+    def search(
+        self,
+        model: Model,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        examples: Sequence[int],
+        targets: Tensor | None = None,
+    ) -> Outcome:
+        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
+        seen = self._view(model)
+        return self.attack.search(seen, pixels, labels, seed=seed, examples=examples, targets=targets)
+
+    def stream(
+        self, model: Model, pixels: Tensor, labels: Tensor, *, seed: int, examples: Sequence[int]
+    ) -> Iterator[Found]:
+        """As :meth:`zsrobust.attacks.lanes.LaneAttack.stream`."""
+        return self.attack.stream(self._view(model), pixels, labels, seed=seed, examples=examples)
+
+    def _view(self, model: Model) -> Model:
+        own: int = getattr(model, "samples", 1)
+        return Sampled(model, self.samples) if self.samples > own else model
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Attacks under one name; which ones, depends on the number of classes.
+
+    Attributes:
+        name: One of :data:`SUITES`.
+        threat: The ball.
+        mode: See :data:`zsrobust.attacks.options.Mode`.
+    """
+
+    name: str
+    threat: Threat
+    mode: Mode = "exact"
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        if self.name not in SUITES:
+            raise UnknownName("suite", self.name, SUITES)
+        if self.name.startswith("paper"):
+            published.only_linf(self.name, self.threat)
+
+    def describe(self) -> dict[str, object]:
+        """Its name and mode; what its strength depends on is in its members."""
+        return {"name": self.name, "mode": self.mode}
+
+    def for_classes(self, classes: int) -> Suite:
+        """The suite for a task of so many classes: itself, or ``autoattack-few`` in place of ``autoattack``.
+
+        Whoever puts another suite in place must say so.
+        """
+        few = self.name == "autoattack" and classes <= TARGETS
+        return Suite("autoattack-few", self.threat, self.mode) if few else self
+
+    def members(self, classes: int) -> list[Member]:
+        """Its attacks in order, for a task of so many classes.
+
+        Raises:
+            ConfigError: the standard suite with too few classes.
+        """
+        if self.for_classes(classes) is not self:
+            raise ConfigError(
+                f"suite '{self.name}' needs {TARGETS + 1} classes, not {classes}; autoattack-few is for fewer"
+            )
+        return SUITES[self.name](self, classes)
+
+    @property
+    def precision(self) -> Precision:
+        """Of every member but the scout."""
+        return precision_of(self.mode)
+
+
+class _Recipe(Protocol):
+    def __call__(self, suite: Suite, classes: int) -> list[Member]: ...
+
+
+def _standard(suite: Suite, classes: int) -> list[Member]:
+    """APGD-CE, APGD-T, FAB-T and Square, as published."""
+    return _scouted(suite, [_apgd(suite, "ce"), _apgd(suite, "dlr-t"), _fab(suite), _square(suite)])
+
+
+def _few(suite: Suite, classes: int) -> list[Member]:
+    """As near to the standard as the number of classes allows.
+
+    DLR divides by the distance of the first and third logit, targeted DLR needs a fourth; the margin needs two.
+    """
+    by_classes: dict[int, tuple[LossName, ...]] = {2: ("ce", "margin"), 3: ("ce", "dlr", "margin-t")}
+    losses = by_classes.get(classes, ("ce", "dlr-t"))
+    return _scouted(suite, [*(_apgd(suite, loss) for loss in losses), _fab(suite), _square(suite)])
+
+
+def _rand(suite: Suite, classes: int) -> list[Member]:
+    """AutoAttack's version for randomised models: every step climbs the mean over draws (EOT)."""
+    losses: tuple[LossName, ...] = ("ce", "dlr" if classes > 2 else "margin")
+    return [Member(_apgd(suite, loss), suite.name, samples=DRAWS) for loss in losses]
+
+
+def _paper(suite: Suite, classes: int) -> list[Member]:
+    """The paper's PGD, then its AutoAttack."""
+    first = published.pgd(suite.threat, precision=suite.precision)
+    return [Member(first, suite.name, first.short), *_paper_autoattack(suite, classes)]
+
+
+def _paper_autoattack(suite: Suite, classes: int) -> list[Member]:
+    parts = published.autoattack(suite.threat, classes, precision=suite.precision)
+    return [Member(attack, suite.name) for attack in parts]
+
+
+SUITES: Mapping[str, _Recipe] = MappingProxyType(
+    {
+        "autoattack": _standard,
+        "autoattack-few": _few,
+        "rand": _rand,
+        "paper": _paper,
+        "paper:aa": _paper_autoattack,
+    }
+)
+
+
+def _scouted(suite: Suite, attacks: Sequence[Part]) -> list[Member]:
+    """The attacks, and in ``exact`` mode a scout ahead of them, which finds in bfloat16 what is easily broken.
+
+    It only saves time: every break is verified in float32, and what it cannot break meets every attack in float32.
+    """
+    scout = Member(APGD(suite.threat, precision="bfloat16"), suite.name, "scout")
+    return [*([scout] if suite.mode == "exact" else []), *(Member(attack, suite.name) for attack in attacks)]
+
+
+def _apgd(suite: Suite, loss: LossName) -> APGD:
+    return APGD(suite.threat, loss=loss, targets=TARGETS, precision=suite.precision)
+
+
+def _fab(suite: Suite) -> FAB:
+    return FAB(suite.threat, targets=TARGETS, precision=suite.precision)
+
+
+def _square(suite: Suite) -> Square:
+    return Square(suite.threat, precision=suite.precision)

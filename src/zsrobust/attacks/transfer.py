@@ -1,0 +1,129 @@
+"""Transfer attacks: adversarial images of one model, tried on another.
+
+The source is climbed and the target is asked at every iterate, so an example leaves at its first success, and the best
+point of the way is kept. What a transfer breaks and the target's own gradient does not is a sign that the target's
+gradient is masked (Athalye et al. 2018, arXiv 1802.00420, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from zsrobust.attacks.apgd import APGD
+from zsrobust.attacks.base import Found, Model, Outcome
+from zsrobust.attacks.naming import full_name
+from zsrobust.attacks.probe import Precision
+from zsrobust.attacks.views import Guided
+from zsrobust.errors import ConfigError
+from zsrobust.threat import Threat
+
+STEPS = 100
+
+
+class Named(Protocol):
+    """A model that is there already: an encoder, for :func:`zsrobust.evaluate`."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """An attack from another model; it can search once :meth:`bound` has given it that model for the task's classes.
+
+    Attributes:
+        source: The other model, or what it is loaded by; it gives the attack its name.
+        threat: The ball.
+        steps: Of APGD on the margin of the source.
+        restarts: Runs from different random starts.
+        precision: Of the passes; a break found in bfloat16 counts only after a float32 pass.
+        loaded: The other model, once ``source`` has been loaded.
+    """
+
+    source: str | Named
+    threat: Threat
+    steps: int = STEPS
+    _: KW_ONLY
+    restarts: int = 1
+    precision: Precision = "float32"
+    loaded: Named | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.called:
+            raise ConfigError("attack 'transfer' needs a model to come from, for example transfer:tiny")
+        self.climb  # noqa: B018 - refuses what APGD refuses, now and not after the model has been loaded
+
+    @property
+    def called(self) -> str:
+        """The source's name."""
+        return self.source if isinstance(self.source, str) else self.source.name
+
+    @property
+    def climb(self) -> APGD:
+        """What climbs the source."""
+        return APGD(self.threat, self.steps, loss="margin", restarts=self.restarts, precision=self.precision)
+
+    @property
+    def name(self) -> str:
+        """``transfer:MODEL``, with what is not the default."""
+        return full_name(
+            f"transfer:{self.called}",
+            steps=self.steps if self.steps != STEPS else None,
+            restarts=self.restarts if self.restarts > 1 else None,
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Everything that its strength depends on; ``gradient``: none of the model that is attacked."""
+        mine = {"name": self.name, "transfer": True, "source": self.called, "gradient": False}
+        return self.climb.describe() | mine
+
+    def bound(self, guide: Model) -> TransferAttack:
+        """The attack on a task for which ``guide`` is the source's classifier."""
+        return TransferAttack(self, guide)
+
+
+@dataclass(frozen=True)
+class TransferAttack:
+    """A transfer attack with its source at hand."""
+
+    transfer: Transfer
+    guide: Model
+
+    @property
+    def name(self) -> str:
+        """As :attr:`Transfer.name`."""
+        return self.transfer.name
+
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        return self.transfer.threat
+
+    def describe(self) -> dict[str, object]:
+        """As :meth:`Transfer.describe`."""
+        return self.transfer.describe()
+
+    def search(
+        self,
+        model: Model,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        examples: Sequence[int],
+        targets: Tensor | None = None,
+    ) -> Outcome:
+        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
+        view = Guided(model, self.guide)
+        return self.transfer.climb.search(view, pixels, labels, seed=seed, examples=examples, targets=targets)
+
+    def stream(
+        self, model: Model, pixels: Tensor, labels: Tensor, *, seed: int, examples: Sequence[int]
+    ) -> Iterator[Found]:
+        """As :meth:`zsrobust.attacks.lanes.LaneAttack.stream`."""
+        return self.transfer.climb.stream(Guided(model, self.guide), pixels, labels, seed=seed, examples=examples)
