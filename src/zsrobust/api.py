@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from zsrobust.attacks import parse
+from zsrobust.attacks import leaves_open, parse
 from zsrobust.attacks.base import Attack
+from zsrobust.attacks.binding import Asked, carry
+from zsrobust.attacks.options import Mode
+from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.suites import Suite
 from zsrobust.encoders import load
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
-from zsrobust.evaluation import BATCH_SIZE, Watcher, describe_model, device_of, evaluate_into, settings
+from zsrobust.evaluation import BATCH_SIZE, Watcher, device_of
 from zsrobust.passes import ROWS
 from zsrobust.pictures import ImageExporter, draw
+from zsrobust.recording import describe_model, evaluate_into, settings
 from zsrobust.report import Run, Summary, load_run, summarise, write
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task, task
@@ -42,14 +49,18 @@ def evaluate(
     model: Encoder | str | Sequence[Encoder | str],
     tasks: str | Task | Sequence[str | Task],
     *,
-    attacks: str | Attack | Sequence[str | Attack] = "pgd:20",
+    attacks: str | Asked | Sequence[str | Asked] = "pgd:20",
     threat: Threat | str | Sequence[Threat | str] = "linf:1/255:native",
+    mode: Mode = "exact",
     limit: int | None = None,
     seed: int | Sequence[int] = 0,
     split: str = "test",
     run: str | Path | None = None,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
+    targets: int | None = None,
+    queries: int | None = None,
     batch_size: int = BATCH_SIZE,
     rows: int = ROWS,
     data: str | Path | None = None,
@@ -67,15 +78,19 @@ def evaluate(
     Args:
         model: An encoder, or what :func:`zsrobust.load` takes; several are ordered so that the unadapted come first.
         tasks: Names, paths or tasks.
-        attacks: ``"pgd:20"``, …; robust accuracy is what survives all of them. An attack object carries its own
-            threat, so only names go with several threats.
+        attacks: ``"pgd:20"``, ``"autoattack"``, …; robust accuracy is what survives all of them. An attack object
+            carries its own threat, so only names go with several threats.
         threat: One or several, for example ``"linf:4/255:native"``; all of one space.
+        mode: Of attacks given by name; see :data:`zsrobust.attacks.options.Mode`.
         limit: Examples of each task, stratified; None: all.
         seed: Of the subset and of the attacks' random numbers; several: each is run, on the subset of the first.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         run: Folder for the records and the report; an evaluation that was interrupted goes on. None: nothing is kept.
-        step_size: Of attacks given by name, in pixel range [0, 1] units; None: their default.
-        restarts: Of attacks given by name.
+        steps: Of attacks given by name that have such an option and do not set it; None: their default.
+        step_size: Likewise, in pixel range [0, 1] units.
+        restarts: Likewise.
+        targets: Likewise, classes to push towards.
+        queries: Likewise, of attacks without gradients.
         batch_size: Examples in flight. Verdicts do not depend on it.
         rows: Rows of one forward pass; kernels round by shape, so it is stored.
         data: Folder in which tasks look for local data.
@@ -100,11 +115,16 @@ def evaluate(
         tasks, split=split, limit=limit, seed=seeds[0], data=data, classes=classes, templates=templates,
         select=select, on_bad_image=on_bad_image,
     )  # fmt: skip
-    searches = resolve_attacks(attacks, threat, step_size=step_size, restarts=restarts)
+    asked = resolve_attacks(
+        attacks, threat, mode=mode, steps=steps, step_size=step_size, restarts=restarts, targets=targets,
+        queries=queries,
+    )  # fmt: skip
+    searches = carry(asked, partial(load, device=device_of(encoders[0])))
+    _tell_of_other_suites(searches, chosen)
     if pictures and run is None:
         raise ConfigError("pictures are for the report of a run: name its folder with run=")
     with _folder(run) as path:
-        fixed = settings([attack.threat for attack in searches], rows=rows, device=device_of(encoders[0]))
+        fixed = settings([attack.threat for attack in searches], rows=rows, device=device_of(encoders[0]), mode=mode)
         folder = RunFolder(path, kind=kind, settings=fixed)
         if config is not None and not (folder.path / "config.yaml").exists():
             folder.write_config(config)
@@ -118,6 +138,19 @@ def evaluate(
         if run is not None:
             write(evaluation.summary, Path(path))
     return evaluation
+
+
+def _tell_of_other_suites(attacks: Sequence[Asked], tasks: Sequence[Task]) -> None:
+    """Warns where a task has too few classes for a suite, so that another takes its place."""
+    changes: dict[tuple[str, str], list[str]] = {}
+    for suite in (attack for attack in attacks if isinstance(attack, Suite)):
+        for one in tasks:
+            instead = suite.for_classes(len(one.class_names))
+            if instead is not suite:
+                changes.setdefault((suite.name, instead.name), []).append(one.name)
+    for (name, instead_of_it), concerned in changes.items():
+        where = ", ".join(dict.fromkeys(concerned))
+        warnings.warn(f"'{name}' is for 10 classes or more; on {where}: '{instead_of_it}'", stacklevel=3)
 
 
 def _in_order(model: Encoder | str | Sequence[Encoder | str]) -> list[Encoder]:
@@ -140,7 +173,7 @@ def _measure(
     folder: RunFolder,
     encoders: Sequence[Encoder],
     tasks: Sequence[Task],
-    attacks: Sequence[Attack],
+    attacks: Sequence[Asked],
     *,
     seeds: Sequence[int],
     batch_size: int,
@@ -217,29 +250,44 @@ def _expanded(spec: str) -> Sequence[str]:
 
 
 def resolve_attacks(
-    attacks: str | Attack | Sequence[str | Attack],
+    attacks: str | Asked | Sequence[str | Asked],
     threat: Threat | str | Sequence[Threat | str],
     *,
-    step_size: float | None = None,
-    restarts: int = 1,
-) -> list[Attack]:
+    mode: Mode = "exact",
+    **options: object,
+) -> list[Asked]:
     """Attack × threat, from names (``"pgd:20,fgsm"`` is two) or attack objects.
 
+    Args:
+        attacks: What was asked for.
+        threat: Balls for the attacks that are names.
+        mode: Likewise.
+        **options: Likewise, for the names that have the option and do not set it themselves; None: the default.
+
     Raises:
-        ConfigError: no attack, or no threat, or the same attack twice.
+        ConfigError: no attack, or no threat, or the same attack twice, or an option that nothing takes.
     """
     threats = [threat] if isinstance(threat, str | Threat) else list(threat)
     balls = [Threat.parse(t) if isinstance(t, str) else t for t in threats]
-    given: list[str | Attack] = (
+    given: list[str | Asked] = (
         [attacks] if isinstance(attacks, str) or not isinstance(attacks, Sequence) else list(attacks)
     )
-    found: list[Attack] = []
+    parts: list[str | Asked] = []
     for one in given:
-        if not isinstance(one, str):
-            found.append(one)
+        parts += [name.strip() for name in one.split(",") if name.strip()] if isinstance(one, str) else [one]
+    names = [part for part in parts if isinstance(part, str)]
+    wanted = {option: value for option, value in options.items() if value is not None}
+    for option in wanted:
+        if not any(leaves_open(name, option) for name in names):
+            asked = f"'{', '.join(names)}'" if names else "attack objects"
+            raise ConfigError(f"{option} was given, but {asked} cannot take it, or set it already")
+    found: list[Asked] = []
+    for part in parts:
+        if not isinstance(part, str):
+            found.append(part)
             continue
-        for name in (s.strip() for s in one.split(",") if s.strip()):
-            found += [parse(name, ball, step_size=step_size, restarts=restarts) for ball in balls]
+        own = {option: value for option, value in wanted.items() if leaves_open(part, option)}
+        found += [parse(part, ball, mode=mode, **own) for ball in balls]
     keys = [(attack.name, attack.threat.describe()) for attack in found]
     if not keys:
         raise ConfigError("no attack or no threat given: there is no robust accuracy without one")
@@ -248,9 +296,11 @@ def resolve_attacks(
     return found
 
 
-def strongest(attacks: Sequence[Attack]) -> Attack:
-    """The attack of the largest budget, for pictures."""
-    return max(attacks, key=lambda attack: attack.threat.eps)
+def strongest(attacks: Sequence[Asked]) -> Attack:
+    """An attack of the largest budget by itself, for pictures: one that climbs the model, else PGD with 50 steps."""
+    largest = max(attacks, key=lambda attack: attack.threat.eps).threat
+    alone = [a for a in attacks if isinstance(a, Attack) and a.threat == largest and a.describe().get("gradient", True)]
+    return alone[0] if alone else PGD(largest, 50)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ import torch
 
 from zsrobust import checkpoint
 from zsrobust.adaptation import Recipe, adapt
-from zsrobust.api import Evaluation, evaluate
+from zsrobust.api import Evaluation, evaluate, resolve_attacks
+from zsrobust.attacks.binding import carry
+from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders import ENCODERS, Encoder, load
 from zsrobust.encoders.huggingface import HuggingFaceEncoder
@@ -214,8 +217,12 @@ def evaluate_job(
     limit: int | None = None,
     seed: int | Sequence[int] = 0,
     split: str = "test",
+    mode: Mode = "exact",
+    steps: int | None = None,
     step_size: str | float | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
+    targets: int | None = None,
+    queries: int | None = None,
     batch_size: int = BATCH_SIZE,
     rows: int = ROWS,
     data: str | Path | None = None,
@@ -237,15 +244,19 @@ def evaluate_job(
         models: What :func:`zsrobust.load` takes, run folders of :func:`adapt_job`, or encoders.
         tasks: Names, paths or tasks.
         run: Run folder; one that was interrupted goes on.
-        attacks: Names, for example ``"pgd:20"``.
+        attacks: Names, for example ``"pgd:20"`` and ``"autoattack"``.
         threat: One or several.
         eps: In place of each threat's ε, in pixel range [0, 1]; empty: as the threats say.
         space: In place of the threats' space.
         limit: Examples of each task, stratified; None: all.
         seed: One or several.
         split: Of the tasks.
-        step_size: In pixel range [0, 1], also ``"1/255"``; None: the attacks' default.
-        restarts: Random starts of each attack.
+        mode: ``"exact"``, ``"fast"`` or ``"float32"``; see :data:`zsrobust.attacks.options.Mode`.
+        steps: Of the attacks that have such an option and do not set it; None: their default.
+        step_size: Likewise, in pixel range [0, 1], also ``"1/255"``.
+        restarts: Likewise.
+        targets: Likewise, classes to push towards.
+        queries: Likewise, of attacks without gradients.
         batch_size: Examples in flight.
         rows: Rows of one forward pass.
         data: Folder in which tasks look for local data.
@@ -266,21 +277,30 @@ def evaluate_job(
     """
     balls = expand_threats([threat] if isinstance(threat, str) else threat, eps, space)
     given = [models] if isinstance(models, str) or not isinstance(models, Sequence) else list(models)
-    encoders = [load_model(model, device=device, attention=attention) for model in given]
+    asked = resolve_attacks(
+        attacks,
+        balls,
+        mode=mode,
+        steps=steps,
+        step_size=None if step_size is None else parse_eps(step_size, "step_size"),
+        restarts=restarts,
+        targets=targets,
+        queries=queries,
+    )
+    loaded = partial(load_model, device=device, attention=attention)
+    encoders = [loaded(model) for model in given]
     folder = Path(run)
     if (folder / "records.jsonl").exists():
         say(f"Going on with {folder}: what is there already is not computed again.")
     return evaluate(
         encoders,
         tasks,
-        attacks=attacks,
-        threat=balls,
+        attacks=carry(asked, loaded),
+        mode=mode,
         limit=limit,
         seed=seed,
         split=split,
         run=folder,
-        step_size=None if step_size is None else parse_eps(step_size, "step_size"),
-        restarts=restarts,
         batch_size=batch_size,
         rows=rows,
         data=data,

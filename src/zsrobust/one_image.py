@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsrobust.attacks.base import Attack, Outcome
+from zsrobust.attacks.binding import Asked, expand
 from zsrobust.attacks.checks import Verdict, enforce, judge
-from zsrobust.attacks.pgd import PGD
 from zsrobust.classifier import ZeroShotClassifier
+from zsrobust.encoders import load
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.evaluation import device_of
 from zsrobust.geometry import Geometry
+from zsrobust.losses import margin
 from zsrobust.pictures import eight_bit, magnified
 from zsrobust.pixels import to_images, to_pixels
 from zsrobust.tasks.images import decode
@@ -34,6 +37,7 @@ class Attacked:
     """What became of the image.
 
     Attributes:
+        attack: Name of the attack that found it: of a suite, the first that succeeded, else the one that came closest.
         class_names: C names.
         geometry: How the image was resized and cropped, in words.
         label: Index of the true class, or of the model's own clean prediction where none was given.
@@ -48,6 +52,7 @@ class Attacked:
         magnification: Of ``perturbation``.
     """
 
+    attack: str
     class_names: tuple[str, ...]
     geometry: str
     label: int
@@ -63,22 +68,22 @@ class Attacked:
 
     def fooled(self, verdict: Verdict) -> bool:
         """Whether the attack has what it wanted at ``verdict``."""
-        prediction = int(verdict.predictions[0])
-        return prediction != self.label if self.target is None else prediction == self.target
+        return _fooled(verdict, self.label, self.target)
 
 
 def attack_image(
     image: str | Path,
     encoder: Encoder,
     class_names: Sequence[str],
-    attack: Attack,
+    attack: Asked,
     *,
     label: str | None = None,
     target: str | None = None,
     templates: Sequence[str] = (TEMPLATE,),
     seed: int = 0,
+    source: Callable[[str], Encoder] = load,
 ) -> Attacked:
-    """Attacks one image file.
+    """Attacks one image file; with a suite, until one of its attacks succeeds.
 
     In ``native`` space a square image of at most 224 pixels keeps its size and others get the paper's 256/224 resize
     and crop; in ``model`` space the checkpoint's own geometry is used.
@@ -92,6 +97,7 @@ def attack_image(
         target: One of the names, not the label; None: any wrong class will do.
         templates: Prompt templates with one ``{}`` each.
         seed: Of the attack's random numbers.
+        source: Loads the model that a transfer attack names.
 
     Raises:
         ConfigError: fewer than two classes, a name that is not among them, or an attack that knows no targets.
@@ -104,26 +110,35 @@ def attack_image(
     geometry = encoder.geometry if attack.threat.space == "model" else _native(decoded.height, decoded.width)
     pixels = to_pixels(geometry(decoded)[None]).to(device_of(encoder))
     # One image needs no rows to fill up.
-    model = ZeroShotClassifier(encoder, TextHead.build(encoder, names, tuple(templates)), rows=1)
+
+    def classifier(one: Encoder) -> ZeroShotClassifier:
+        return ZeroShotClassifier(one, TextHead.build(one, names, tuple(templates)), rows=1)
+
+    def classifier_of(one: str | Encoder) -> ZeroShotClassifier:
+        return classifier(source(one) if isinstance(one, str) else one)
+
+    model = classifier(encoder)
     given = None if label is None else _index(label, names)
     chosen = None if target is None else _index(target, names)
     clean = _judged(model, pixels, given or 0)
     truth = int(clean.predictions[0]) if given is None else given
     if chosen == truth:
         raise ConfigError(f"the target '{names[truth]}' is the label itself; name another class")
-    outcome = _search(attack, model, pixels, truth, chosen, seed)
-    adversarial, sizes = enforce(attack.threat, outcome.pixels, pixels)
+    attacks = expand(attack, len(names), classifier_of)
+    best = _first_success(attacks, model, pixels, truth, chosen, seed)
+    adversarial = best.verdict.pixels
     rounded = eight_bit(attack.threat, adversarial, pixels)
     perturbation, magnification = magnified(adversarial, pixels, attack.threat.eps)
     return Attacked(
+        attack=best.attack,
         class_names=names,
         geometry=geometry.describe(),
         label=truth,
         target=chosen,
         clean=_judged(model, pixels, truth),
-        found=_judged(model, adversarial, truth),
+        found=best.verdict,
         rounded=_judged(model, rounded, truth),
-        size=float(sizes[0]),
+        size=best.size,
         size_8bit=float(attack.threat.size(rounded - pixels)[0]),
         image=to_images(rounded)[0],
         perturbation=perturbation[0],
@@ -146,16 +161,56 @@ def _judged(model: ZeroShotClassifier, pixels: Tensor, label: int) -> Verdict:
     return judge(model, pixels, torch.tensor([label], device=pixels.device))
 
 
+def _fooled(verdict: Verdict, label: int, target: int | None) -> bool:
+    prediction = int(verdict.predictions[0])
+    return prediction != label if target is None else prediction == target
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one attack found, and how far that is from success, in logits."""
+
+    attack: str
+    verdict: Verdict
+    size: float
+    lack: float
+
+
+def _first_success(
+    attacks: Sequence[Attack],
+    model: ZeroShotClassifier,
+    pixels: Tensor,
+    label: int,
+    target: int | None,
+    seed: int,
+) -> _Found:
+    """The attacks in order, until one succeeds; if none does, what came closest."""
+    best: _Found | None = None
+    for attack in attacks:
+        outcome = _search(attack, model, pixels, label, target, seed)
+        adversarial, sizes = enforce(attack.threat, outcome.pixels, pixels)
+        verdict = _judged(model, adversarial, label)
+        aim = torch.full_like(verdict.predictions, target or 0)
+        lack = verdict.margins if target is None else -margin(verdict.logits, aim)
+        found = _Found(attack.name, verdict, float(sizes[0]), float(lack[0]))
+        if _fooled(verdict, label, target):
+            return found
+        best = found if best is None or found.lack < best.lack else best
+    assert best is not None
+    return best
+
+
 def _search(
     attack: Attack, model: ZeroShotClassifier, pixels: Tensor, label: int, target: int | None, seed: int
 ) -> Outcome:
     labels = torch.tensor([label], device=pixels.device)
     if target is None:
         return attack.search(model, pixels, labels, seed=seed, examples=[0])
-    if not isinstance(attack, PGD):
+    if "targets" not in inspect.signature(attack.search).parameters:
         raise ConfigError(f"attack '{attack.name}' cannot aim at a target; pgd:50 can")
+    search: Callable[..., Outcome] = attack.search  # not every attack's takes targets
     targets = torch.tensor([target], device=pixels.device)
-    return attack.search(model, pixels, labels, seed=seed, examples=[0], targets=targets)
+    return search(model, pixels, labels, seed=seed, examples=[0], targets=targets)
 
 
 def describe_size(threat: Threat, size: float) -> str:

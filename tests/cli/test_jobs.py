@@ -168,8 +168,8 @@ def test_own_folder_with_names_and_template(zsrobust: Zsrobust, photos: Path, ra
 
 def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refused, evaluate_command: Command) -> None:
     zsrobust(*evaluate_command, "--run", "e")
-    assert refused(*evaluate_command, "--run", "e", "--step_size", "1/255").startswith(
-        "e was started with another configuration: step_size of attack 'pgd:2' was"
+    assert refused(*evaluate_command, "--run", "e", "--mode", "fast").startswith(
+        'e was started with another configuration: precision was "float32", now "bfloat16'
     )
     assert "was started with another configuration" in refused(*evaluate_command, "--run", "e", "--limit", "6")
 

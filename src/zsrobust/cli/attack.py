@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.errors import ConfigError
@@ -32,11 +34,20 @@ class AttackOptions:
     """What may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native (the image's own
     size if it is square and at most 224, else a 224 crop) or model (the model's input size)."""
     attack: str = "pgd:50"
-    """Attack (see 'zsrobust ls attacks')."""
+    """Attack, NAME[:WORD][:option=value] (see 'zsrobust ls attacks'). A suite's attacks run until one succeeds."""
+    mode: Literal["exact", "fast", "float32"] = "exact"
+    """exact (every attack in float32; in the standard suites a bfloat16 scout goes ahead, to save time), fast
+    (bfloat16; a break counts only if float32 confirms it) or float32 (no bfloat16 at all)."""
+    steps: int | None = None
+    """Steps, if the attack takes steps and is not written with a number. null: its default."""
     step_size: str | float | None = None
     """Length of a step in pixel range 0..1, for example 1/255. null: the attack's default."""
-    restarts: int = 1
-    """Random starts; at least 1."""
+    restarts: int | None = None
+    """Random starts. null: the attack's default."""
+    targets: int | None = None
+    """Classes that a targeted attack pushes towards, one after the other. null: its default."""
+    queries: int | None = None
+    """Queries of an attack without gradients. null: its default."""
     seed: int = 0
     """Of the attack's random numbers; not negative."""
     out: str = "adversarial.png"
@@ -65,14 +76,26 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--out {options.out} must end in .png: other formats would change the pixels again")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} must not be negative")
-    from zsrobust.attacks import parse
+    from zsrobust.api import resolve_attacks
     from zsrobust.cli.attack_words import tell, write
     from zsrobust.jobs import load_model
     from zsrobust.one_image import attack_image
     from zsrobust.threat import Threat, parse_eps
 
     step_size = None if options.step_size is None else parse_eps(options.step_size, "step_size")
-    attack = parse(options.attack, Threat.parse(options.threat), step_size=step_size, restarts=options.restarts)
+    attacks = resolve_attacks(
+        options.attack,
+        Threat.parse(options.threat),
+        mode=options.mode,
+        steps=options.steps,
+        step_size=step_size,
+        restarts=options.restarts,
+        targets=options.targets,
+        queries=options.queries,
+    )
+    if len(attacks) > 1:
+        raise ConfigError(f"one image, one attack: --attack '{options.attack}' is {len(attacks)}")
+    attack = attacks[0]
     encoder = load_model(options.model, device=options.device)
     found = attack_image(
         options.image,
@@ -83,6 +106,7 @@ def run(options: AttackOptions) -> None:
         target=options.target,
         templates=options.template,
         seed=options.seed,
+        source=partial(load_model, device=options.device),
     )
     files = write(found, Path(options.out).expanduser())
     print(f"Image    {options.image}, {found.image.shape[0]}x{found.image.shape[1]} pixels ({found.geometry})")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zsrobust.attacks.base import Attack
+from zsrobust.attacks.binding import Asked
 from zsrobust.attacks.checks import Verdict
+from zsrobust.attacks.suites import Suite
 from zsrobust.one_image import Attacked, describe_size
 from zsrobust.pictures import png
 from zsrobust.run_folder import write_atomically
@@ -22,15 +23,20 @@ def write(found: Attacked, out: Path) -> list[tuple[Path, str]]:
     return [(out, "the adversarial image"), (beside, f"the change, {found.magnification:.0f} times magnified")]
 
 
-def tell(found: Attacked, attack: Attack, *, own_label: bool) -> None:
+def tell(found: Attacked, attack: Asked, *, own_label: bool) -> None:
     """Prints the attack, the probabilities and the verdicts."""
     names, label = found.class_names, found.label
     whose = "the model's own answer to the unchanged image" if own_label else "as given"
     aim = "anything else" if found.target is None else f"'{names[found.target]}'"
     print(f"Label    '{names[label]}' ({whose})")
     print(f"Attack   {attack.name} within {attack.threat.describe()}, towards {aim}")
+    if isinstance(attack, Suite) and attack.for_classes(len(names)) is not attack:
+        instead = attack.for_classes(len(names)).name
+        print(f"Note     {attack.name} is not defined for {len(names)} labels: {instead} takes its place")
     if int(found.clean.predictions[0]) != label:
         print("Note     the model is wrong before any attack")
+    if found.attack != attack.name:
+        print(f"{'Found' if found.fooled(found.found) else 'Closest':<8} by {found.attack}")
     print(f"Change   {describe_size(attack.threat, found.size)}")
     print()
     width = max(len(name) for name in names)

@@ -38,6 +38,7 @@ COMMAND = Command(
     positional="models",
     examples=(
         "zsrobust evaluate tiny --tasks digits,world-shape --threat linf:4/255 --limit 100",
+        "zsrobust evaluate tiny --tasks digits --attacks autoattack --limit 25",
         "zsrobust evaluate tiny runs/mine --tasks digits --eps 0,1/255,2/255,4/255",
         'zsrobust evaluate tiny --tasks my-photos --classes "a cat,a dog" --template "a photo of {}"',
     ),

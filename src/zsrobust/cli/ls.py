@@ -68,7 +68,7 @@ def _methods() -> list[tuple[str, str]]:
 def _attacks() -> list[tuple[str, str]]:
     from zsrobust.attacks import ATTACKS
 
-    return _registered(ATTACKS)
+    return [(name, _with_options(ATTACKS.address(name))) for name in ATTACKS]
 
 
 def _models() -> list[tuple[str, str]]:
@@ -93,7 +93,9 @@ NOTES = {
     "hub:owner/name.",
     "models": "A model is also a local folder in the Hugging Face layout, a run of 'zsrobust adapt', or a hub id "
     "such as openai/clip-vit-base-patch32.",
-    "attacks": "NAME:STEPS sets the number of steps, as in pgd:20.",
+    "attacks": "NAME:option=value sets an option in brackets, as in apgd:ce:steps=50; several follow each other. A "
+    "number right after pgd or cw is the steps, as in pgd:20, and what follows transfer is a model. The options of "
+    "zsrobust evaluate with these names set them for all attacks that have them.",
     "recipes": "zsrobust adapt RECIPE uses one; 'demo' belongs to zsrobust demo.",
 }
 
@@ -102,17 +104,34 @@ def _registered(registry: Registry) -> list[tuple[str, str]]:
     return [(name, _first_line(registry.address(name))) for name in registry]
 
 
+def _with_options(address: str) -> str:
+    """The first line of an attack, and its options: what the function that makes it takes after the threat."""
+    from zsrobust.attacks.options import RESERVED
+
+    _, found = _source(address)
+    given = [*found.args.args[1:], *found.args.kwonlyargs] if isinstance(found, ast.FunctionDef) else []
+    options = ", ".join(one.arg for one in given if one.arg not in RESERVED)
+    return _first_line(address) + (f" [{options}]" if options else "")
+
+
 def _first_line(address: str) -> str:
     """First line of the docstring at ``module:attribute``, or failing that of the module, from its source."""
+    tree, found = _source(address)
+    if tree is None:
+        return f"({address} cannot be read)"
+    of_class = isinstance(found, ast.ClassDef)
+    own = ast.get_docstring(found) if found and not of_class else None
+    text = own or (ast.get_docstring(tree) if of_class else None) or ""
+    return text.partition("\n\n")[0].replace("\n", " ").replace("``", "")
+
+
+def _source(address: str) -> tuple[ast.Module | None, ast.ClassDef | ast.FunctionDef | None]:
+    """The module of ``module:attribute`` and, in it, the class or function, from the source; None: cannot be read."""
     module, _, attribute = address.partition(":")
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
     except (ImportError, OSError, SyntaxError, ValueError):
-        return f"({address} cannot be read)"
+        return None, None
     kinds = (ast.ClassDef, ast.FunctionDef)
-    found = [node for node in tree.body if isinstance(node, kinds) and node.name == attribute]
-    of_class = isinstance(found[0], ast.ClassDef) if found else False
-    own = ast.get_docstring(found[0]) if found and not of_class else None
-    text = own or (ast.get_docstring(tree) if of_class else None) or ""
-    return text.partition("\n\n")[0].replace("\n", " ").replace("``", "")
+    return tree, next((node for node in tree.body if isinstance(node, kinds) and node.name == attribute), None)

@@ -73,7 +73,10 @@ class EvaluateSettings:
     """Tasks: names (see 'zsrobust ls tasks'), TOML files, a folder of TOML files, or folders with one folder of images
     a class; a,b is two."""
     attacks: list[str] = field(default_factory=lambda: ["pgd:20"], metadata=also("attack"))
-    """Attacks (see 'zsrobust ls attacks'); what counts as robust survives all of them."""
+    """Attacks (see 'zsrobust ls attacks'), each NAME[:WORD][:option=value]; what counts as robust survives all."""
+    mode: Literal["exact", "fast", "float32"] = "exact"
+    """exact (every attack in float32; in the standard suites a bfloat16 scout goes ahead, to save time), fast
+    (bfloat16; a break counts only if float32 confirms it) or float32 (no bfloat16 at all)."""
     threat: list[str] = field(default_factory=lambda: ["linf:1/255:native"], metadata=also("threats"))
     """What the adversary may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native
     (the task's own resolution) or model (the model's input size)."""
@@ -87,10 +90,16 @@ class EvaluateSettings:
     """Of the attacks' random numbers, and (the first) of the images that --limit keeps; several: each is run."""
     split: str = "test"
     """Split of the tasks: test, validation or train."""
+    steps: int | None = None
+    """Steps of the attacks that take steps and are not written with a number. null: each attack's default."""
     step_size: str | float | None = None
     """Length of an attack's step in pixel range 0..1, for example 1/255. null: each attack's default."""
-    restarts: int = 1
-    """Random starts of each attack; at least 1."""
+    restarts: int | None = None
+    """Random starts of the attacks that have some. null: each attack's default."""
+    targets: int | None = None
+    """Classes that targeted attacks push towards, one after the other. null: each attack's default."""
+    queries: int | None = None
+    """Queries of attacks without gradients. null: each attack's default."""
     batch_size: int = 256
     """Images in flight; at least 1. Changes speed and memory, never a verdict."""
     rows: int = 32
