@@ -22,8 +22,8 @@ from tests.fakes import Toy, labelled_by, task
 from zsrobust import adaptation, checkpoint
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD, fgsm
-from zsrobust.evaluation import evaluate_into, settings
 from zsrobust.metrics import MetricsFile
+from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import RecordFile
 from zsrobust.run_folder import RunFolder
 from zsrobust.threat import Threat

@@ -20,7 +20,8 @@ from zsrobust.attacks.base import Attack, Model, Outcome
 from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.encoders.huggingface import from_folder
 from zsrobust.errors import ConfigError, ModelError, RunError
-from zsrobust.evaluation import classifier_for, evaluate_into, evaluate_task, fingerprint_of, settings
+from zsrobust.evaluation import classifier_for, evaluate_task, fingerprint_of
+from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN, Done, Record, RecordFile
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from zsrobust.attacks.checks import judge
 from zsrobust.attacks.pgd import PGD
-from zsrobust.evaluation import classifier_for, evaluate_into, settings
+from zsrobust.evaluation import classifier_for
 from zsrobust.pictures import ImageExporter, draw, eight_bit, magnified, png, top
 from zsrobust.pixels import quantise, to_images, to_pixels
+from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN
 from zsrobust.run_folder import RunFolder
 from zsrobust.threat import Threat

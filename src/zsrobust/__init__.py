@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsrobust.adaptation import adapt
     from zsrobust.api import Evaluation, compare, evaluate
+    from zsrobust.attacks.apgd import APGD
+    from zsrobust.attacks.fab import FAB
     from zsrobust.attacks.pgd import PGD, fgsm
+    from zsrobust.attacks.square import Square
+    from zsrobust.attacks.suites import Suite
+    from zsrobust.check_up import sanity
     from zsrobust.classifier import ZeroShotClassifier
     from zsrobust.encoders import Encoder, load
     from zsrobust.errors import ZSRobustError
@@ -30,6 +35,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "APGD": "attacks.apgd",
+    "FAB": "attacks.fab",
+    "Square": "attacks.square",
+    "Suite": "attacks.suites",
+    "sanity": "check_up",
     "Encoder": "encoders",
     "Evaluation": "api",
     "PGD": "attacks.pgd",
@@ -48,9 +58,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "APGD",
+    "FAB",
     "PGD",
     "Encoder",
     "Evaluation",
+    "Square",
+    "Suite",
     "Task",
     "TeCoA",
     "TextHead",
@@ -62,6 +76,7 @@ __all__ = [
     "evaluate",
     "fgsm",
     "load",
+    "sanity",
     "task",
 ]
 

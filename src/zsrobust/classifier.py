@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 
 from zsrobust.encoders.base import Encoder
+from zsrobust.errors import ModelError
 from zsrobust.passes import ROWS
 from zsrobust.text_head import TextHead
 
@@ -34,3 +37,34 @@ class ZeroShotClassifier:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The encoder's weights, so that an attack can freeze them."""
         return self.encoder.parameters() if isinstance(self.encoder, nn.Module) else iter(())
+
+    @property
+    def samples(self) -> int:
+        """Draws that an attack averages over, and a verdict too: what the encoder declares; 1 unless it is random.
+
+        Raises:
+            ModelError: the encoder declares something else than a whole number of at least 1.
+        """
+        declared: object = getattr(self.encoder, "samples", 1)
+        if isinstance(declared, bool) or not isinstance(declared, int) or declared < 1:
+            raise ModelError(f"encoder '{self.encoder.name}' declares samples = {declared!r}; it must be at least 1")
+        return declared
+
+    @property
+    def surrogate(self) -> Callable[[Tensor], Tensor] | None:
+        """Pixels → logits to be differentiated in place of the classifier, where the encoder declares one (BPDA)."""
+        declared: Callable[[Tensor], Tensor] | None = getattr(self.encoder, "encode_differentiable", None)
+        if declared is None:
+            return None
+
+        def differentiable(pixels: Tensor) -> Tensor:
+            return self.head(declared(pixels), self.encoder.logit_scale)
+
+        return differentiable
+
+    def lowered(self) -> AbstractContextManager[object]:
+        """A context in which a call computes fast and roughly, in bfloat16; the head stays float32."""
+        own: Callable[[], AbstractContextManager[object]] | None = getattr(self.encoder, "lowered", None)
+        if own is not None:
+            return own()
+        return torch.autocast(self.head.embeddings.device.type, dtype=torch.bfloat16)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from zsrobust.attacks.base import Attack, Found, Streaming
 from zsrobust.attacks.checks import Verdict, enforce, judge
@@ -25,11 +24,9 @@ from zsrobust.errors import ConfigError, DataError, UnreadableImage
 from zsrobust.passes import ROWS, float32_only, frozen
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import uniform
-from zsrobust.records import CLEAN, NO_THREAT, Cell, Done, Record
-from zsrobust.run_folder import RunFolder
+from zsrobust.records import CLEAN, NO_THREAT, Done, Record
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
-from zsrobust.threat import Threat
 
 BATCH_SIZE = 256
 
@@ -54,6 +51,14 @@ class Attacked:
 
 
 Watcher = Callable[[Attacked], None]
+
+
+@dataclass
+class Claims:
+    """How often an attack said that it had succeeded, and how often the verdict was another."""
+
+    made: int = 0
+    refuted: int = 0
 
 
 def device_of(encoder: Encoder) -> torch.device:
@@ -102,6 +107,7 @@ def evaluate_task(
     batch_size: int = BATCH_SIZE,
     done: Done | None = None,
     watch: Watcher | None = None,
+    claims: Claims | None = None,
 ) -> Iterator[list[Record]]:
     """Records of one model on one task, in parts, as examples finish.
 
@@ -115,7 +121,9 @@ def evaluate_task(
         batch_size: Examples in flight. Verdicts do not depend on it.
         done: What is known already and is not computed again; kept up to date.
         watch: Called with each attacked batch.
+        claims: Counts what the attacks claim of themselves.
     """
+    claims = claims if claims is not None else Claims()
     done = done if done is not None else Done()
     device = device_of(classifier.encoder)
     for indices in np.array_split(np.arange(len(task)), range(batch_size, len(task), batch_size)):
@@ -127,7 +135,7 @@ def evaluate_task(
             yield _noted(done, batch.clean(classifier, missing, model, seed))
         for attack in attacks:
             if open_ := _open(done, attack, task, indices):
-                for records in batch.attacked(classifier, attack, np.array(open_), model, seed, watch):
+                for records in batch.attacked(classifier, attack, np.array(open_), (model, seed), watch, claims):
                     yield _noted(done, records)
 
 
@@ -160,29 +168,33 @@ class _Batch:
         rows = [int(i) - self.first for i in indices]
         verdict = judge(classifier, self.pixels[rows], self.labels[rows])
         zero = torch.zeros(len(rows))
-        return _records(self.task, indices, verdict, zero, zero + 1, zero, (model, seed, CLEAN, NO_THREAT))
+        asked = zero + classifier.samples
+        return _records(self.task, indices, verdict, zero, asked, zero, (model, seed, CLEAN, NO_THREAT))
 
     def attacked(
         self,
         classifier: ZeroShotClassifier,
         attack: Attack,
         indices: np.ndarray[tuple[int], np.dtype[np.int64]],
-        model: str,
-        seed: int,
+        who: tuple[str, int],
         watch: Watcher | None,
+        claims: Claims,
     ) -> Iterator[list[Record]]:
         rows = (indices - self.first).tolist()
         pixels, labels = self.pixels[rows], self.labels[rows]
         ids = [int(example) for example in self.task.ids[indices]]
+        model, seed = who
         key = (model, seed, attack.name, attack.threat.describe())
         for part, outcome in _found(attack, classifier, pixels, labels, seed, ids):
             allowed, sizes = enforce(attack.threat, outcome.pixels, pixels[part])
             verdict = judge(classifier, allowed, labels[part])
+            if outcome.claimed is not None:
+                claims.made += int(outcome.claimed.sum())
+                claims.refuted += int((outcome.claimed & (verdict.predictions == labels[part])).sum())
             chosen = indices[part.cpu().numpy()]
             if watch is not None:
                 watch(Attacked(classifier, model, self.task, attack, chosen, pixels[part], verdict))
-            samples = getattr(classifier, "samples", 1)
-            costs = outcome.forwards + samples, outcome.backwards
+            costs = outcome.forwards + classifier.samples, outcome.backwards
             yield _records(self.task, chosen.tolist(), verdict, sizes, *costs, key)
 
 
@@ -227,83 +239,3 @@ def _records(
         )
         for i, prediction, margin, size, forward, backward in zip(indices, *columns, strict=True)
     ]
-
-
-def settings(threats: Sequence[Threat], *, rows: int, device: torch.device) -> dict[str, object]:
-    """What must not change within a run.
-
-    Raises:
-        ConfigError: threats of both spaces: their clean images differ, so they are two runs.
-    """
-    spaces = sorted({threat.space for threat in threats})
-    if len(spaces) != 1:
-        raise ConfigError(
-            f"one run has one threat space, not {' and '.join(spaces)}: their images differ; make two runs"
-        )
-    return {"space": spaces[0], "precision": "float32", "rows": rows, "device": device.type}
-
-
-def evaluate_into(
-    run: RunFolder,
-    encoder: Encoder,
-    tasks: Sequence[Task],
-    attacks: Sequence[Attack],
-    *,
-    seed: int,
-    batch_size: int = BATCH_SIZE,
-    watch: Watcher | None = None,
-) -> None:
-    """Evaluates one model on some tasks into a run folder, going on where it stopped.
-
-    Args:
-        run: Where the records go; its settings say space and rows.
-        encoder: The model.
-        tasks: In their own geometry; ``model`` space is applied here.
-        attacks: Attack × threat, each with its budget.
-        seed: Key of the attacks' random numbers.
-        batch_size: Examples in flight.
-        watch: Called with each attacked batch.
-
-    Raises:
-        RunError: the run is another one's, or cannot be written; what is there is kept.
-    """
-    describe_model(run, encoder)
-    run.declare("seeds", seed)
-    for attack in attacks:
-        run.declare("attacks", attack.describe() | {"threat": attack.threat.describe()})
-        run.declare("threats", attack.threat.describe())
-    for task in tasks:  # all of them first: the report of a run that stops early then says what is missing
-        run.declare("tasks", in_space(task, encoder, str(run.header["space"])).describe())
-    done = run.records.done()
-    for task in (in_space(task, encoder, str(run.header["space"])) for task in tasks):
-        classifier = classifier_for(encoder, task, rows=int(run.header["rows"]))
-        known = done.get(Cell(encoder.name, task.name, seed), Done())
-        label = f"{encoder.name} on {task.name}"
-        with tqdm(total=len(task) * (1 + len(attacks)), desc=label, unit="verdict", disable=None, leave=False) as bar:
-            bar.update(_verdicts(known, len(attacks)))
-            for records in evaluate_task(
-                classifier, task, attacks, model=encoder.name, seed=seed, batch_size=batch_size, done=known, watch=watch
-            ):
-                run.records.append(records)
-                skipped = sum(record.attack == CLEAN and not record.correct for record in records)
-                bar.update(len(records) + skipped * len(attacks))
-
-
-def _verdicts(done: Done, attacks: int) -> int:
-    wrong = len(done.clean) - len(done.correct)
-    return len(done.clean) + wrong * attacks + sum(len(examples) for examples in done.attacked.values())
-
-
-def describe_model(run: RunFolder, encoder: Encoder) -> None:
-    """Declares the model in ``run.json``."""
-    provenance = dict(encoder.provenance)
-    run.declare(
-        "models",
-        {
-            "name": encoder.name,
-            "fingerprint": fingerprint_of(encoder),
-            "adapted_on": provenance.get("adapted_on", []),
-            "resize": encoder.resize_description,
-            "provenance": provenance,
-        },
-    )

@@ -91,7 +91,7 @@ class RunFolder:
             "seeds": [],
         }
         self.header = self._resume(fresh, settings) if (self.path / "run.json").exists() else fresh
-        self._save()
+        self.save()
 
     def _resume(self, fresh: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
         try:
@@ -131,12 +131,12 @@ class RunFolder:
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
                         raise _changed(self.path, what, old.get(key), entry.get(key))
             if same:
-                self._save()
+                self.save()
                 return
         elif item in known:
             return
         known.append(item)
-        self._save()
+        self.save()
 
     def flag(self, item: Mapping[str, object]) -> None:
         """Adds an alarm to ``run.json``, once: ``name``, ``text`` and what it concerns (model, task, threat, seed)."""
@@ -146,9 +146,9 @@ class RunFolder:
         same = [old for old in known if [old.get(key) for key in about] == [entry.get(key) for key in about]]
         if not same:
             known.append(entry)
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
         text = json.dumps(self.header, indent=1, ensure_ascii=False)
         write_atomically(self.path / "run.json", text.encode())
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "the whole story on the embedded model: evaluate, adapt, evaluate again",
     "adapt": "make a model robust: adversarial adaptation on a task, from a recipe",
     "evaluate": "clean and robust accuracy of models, task by task, with intervals",
+    "sanity": "could a robust accuracy of a model be a lie? looks for the reasons",
     "report": "one report of one or several runs",
     "attack": "attack one image of yours",
     "ls": "what there is: tasks, methods, attacks, models, recipes",

@@ -18,6 +18,17 @@ class Encoder(Protocol):
     Any object with these attributes and methods is an encoder; nothing has to be inherited. The attributes
     may be plain attributes or properties. An encoder that is also a ``torch.nn.Module`` can be adapted; then
     ``visual_parameters()`` says what its visual tower owns, as ``(name, parameter)`` pairs.
+
+    Three more are optional. They change how the model is attacked and how fast, never what it predicts; without the
+    first two a defence that is random, or has no useful gradient, is flagged and its robust accuracy is in doubt:
+
+    - ``samples: int``: the encoder is random (noise, random resizing); attacks average values and gradients over so
+      many draws (EOT), and a verdict is read off fresh draws. 1 or absent: the same pixels always give the same
+      features.
+    - ``encode_differentiable(pixels) -> Tensor``: features of the same shape as :meth:`encode_pixels` gives, from a
+      smooth stand-in for what has no useful gradient (quantisation, JPEG). Attacks take their gradient from it and
+      everything else from :meth:`encode_pixels` (BPDA).
+    - ``lowered() -> context``: inside it :meth:`encode_pixels` computes fast in bfloat16. Absent: autocast.
     """
 
     @property

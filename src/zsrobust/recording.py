@@ -1,0 +1,191 @@
+"""An evaluation into a run folder: one model, its tasks and attacks, going on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from zsrobust.alarms.base import Alarm
+from zsrobust.alarms.checkup import quick
+from zsrobust.alarms.subject import Subject
+from zsrobust.attacks.base import Attack, Model
+from zsrobust.attacks.binding import Asked, expand
+from zsrobust.attacks.options import Mode
+from zsrobust.attacks.suites import Suite
+from zsrobust.encoders.base import Encoder
+from zsrobust.errors import ConfigError, UnreadableImage
+from zsrobust.evaluation import (
+    BATCH_SIZE,
+    Claims,
+    Watcher,
+    classifier_for,
+    device_of,
+    evaluate_task,
+    fingerprint_of,
+    in_space,
+)
+from zsrobust.pixels import to_pixels
+from zsrobust.records import Cell, Done
+from zsrobust.run_folder import RunFolder
+from zsrobust.tasks import Task
+from zsrobust.threat import Threat
+
+CHECKED = 16
+"""Examples of the check-up before an evaluation."""
+
+# One refuted claim may be rounding at a margin of zero.
+_REFUTED = 2
+_REFUTED_SHARE = 0.05
+
+_PRECISION: dict[Mode, str] = {
+    "exact": "float32",
+    "float32": "float32",
+    "fast": "bfloat16 (breaks verified in float32)",
+}
+
+
+def settings(threats: Sequence[Threat], *, rows: int, device: torch.device, mode: Mode = "exact") -> dict[str, object]:
+    """What must not change within a run.
+
+    Raises:
+        ConfigError: threats of both spaces: their clean images differ, so they are two runs.
+    """
+    spaces = sorted({threat.space for threat in threats})
+    if len(spaces) != 1:
+        raise ConfigError(
+            f"one run has one threat space, not {' and '.join(spaces)}: their images differ; make two runs"
+        )
+    return {"space": spaces[0], "precision": _PRECISION[mode], "rows": rows, "device": device.type}
+
+
+def evaluate_into(
+    run: RunFolder,
+    encoder: Encoder,
+    tasks: Sequence[Task],
+    attacks: Sequence[Asked],
+    *,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    watch: Watcher | None = None,
+) -> None:
+    """Evaluates one model on some tasks into a run folder, going on where it stopped.
+
+    Args:
+        run: Where the records go; its settings say space and rows.
+        encoder: The model.
+        tasks: In their own geometry; ``model`` space is applied here.
+        attacks: Attack × threat, each with its budget; suites are expanded for each task. Sources of transfer attacks
+            are encoders.
+        seed: Key of the attacks' random numbers.
+        batch_size: Examples in flight.
+        watch: Called with each attacked batch.
+
+    Raises:
+        RunError: the run is another one's, or cannot be written; what is there is kept.
+    """
+    describe_model(run, encoder)
+    run.declare("seeds", seed)
+    seen = [in_space(task, encoder, str(run.header["space"])) for task in tasks]
+    for task in seen:  # all of them first: the report of a run that stops early then says what is missing
+        run.declare("tasks", task.describe())
+        for attack in attacks:
+            _declare(run, attack, task)
+    done = run.records.done()
+    for task in seen:
+        classifier = classifier_for(encoder, task, rows=int(run.header["rows"]))
+        known = done.get(Cell(encoder.name, task.name, seed), Done())
+        searches = [
+            search
+            for attack in attacks
+            for search in expand(attack, len(task.class_names), _source(task, classifier.rows))
+        ]
+        _check_up(run, classifier, task, searches, seed)
+        claims = Claims()
+        label = f"{encoder.name} on {task.name}"
+        with tqdm(total=len(task) * (1 + len(searches)), desc=label, unit="verdict", disable=None, leave=False) as bar:
+            bar.update(_settled(known, searches))
+            for records in evaluate_task(
+                classifier, task, searches, model=encoder.name, seed=seed, batch_size=batch_size, done=known,
+                watch=watch, claims=claims,
+            ):  # fmt: skip
+                run.records.append(records)
+                bar.update(_settled(known, searches) - bar.n)
+        if (alarm := refuted(claims)) is not None:
+            run.flag(alarm.to_flag(model=encoder.name, task=task.name, seed=seed))
+
+
+def _declare(run: RunFolder, attack: Asked, task: Task) -> None:
+    """Writes into ``run.json`` what will run on the task; a suite's members may differ between tasks."""
+    ball = {"threat": attack.threat.describe()}
+    run.declare("threats", attack.threat.describe())
+    if not isinstance(attack, Suite):
+        run.declare("attacks", attack.describe() | ball)
+        return
+    classes = len(task.class_names)
+    for member in attack.for_classes(classes).members(classes):
+        run.declare("attacks", member.describe() | ball | {"tasks": [task.name]})
+
+
+def _source(task: Task, rows: int) -> Callable[[Encoder], Model]:
+    """Encoder that a transfer attack comes from → its classifier for ``task``."""
+    return lambda encoder: classifier_for(encoder, task, rows=rows)
+
+
+def _settled(done: Done, attacks: Sequence[Attack]) -> int:
+    """Verdicts that need no more work."""
+    wrong = len(done.clean) - len(done.correct)
+    return len(done.clean) + sum(wrong + len(done.settled(attack.name, attack.threat.describe())) for attack in attacks)
+
+
+def _check_up(run: RunFolder, classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -> None:
+    """Looks at the model once in a run, before hours are spent on a number that would lie."""
+    name = classifier.encoder.name
+    checked: list[str] = run.header.setdefault("checked", [])
+    if name in checked or not attacks:
+        return
+    for alarm in _alarms(classifier, task, attacks, seed):
+        run.flag(alarm.to_flag(model=name))
+    checked.append(name)
+    run.save()
+
+
+def _alarms(classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -> Iterator[Alarm]:
+    some = task.take(CHECKED, seed=seed)
+    try:
+        pixels = to_pixels(some.images(range(len(some)))).to(device_of(classifier.encoder))
+    except UnreadableImage:
+        return  # the evaluation will come to that image, and say so
+    labels = torch.tensor(some.labels.tolist(), device=pixels.device)
+    widest = max((attack.threat for attack in attacks), key=lambda threat: threat.eps)
+    yield from quick(Subject(classifier, pixels, labels, widest, seed=seed))
+
+
+def refuted(claims: Claims) -> Alarm | None:
+    """The alarm where verdicts do not confirm what attacks found: they did not attack what was judged."""
+    if claims.refuted < _REFUTED or claims.refuted < _REFUTED_SHARE * claims.made:
+        return None
+    return Alarm(
+        "claims-refuted",
+        "measured",
+        f"{claims.refuted} of {claims.made} images that an attack had broken were right again when they were judged: "
+        "the model answers the same image differently, so the robust accuracy is too high",
+        {"refuted": claims.refuted, "claimed": claims.made},
+    )
+
+
+def describe_model(run: RunFolder, encoder: Encoder) -> None:
+    """Declares the model in ``run.json``."""
+    provenance = dict(encoder.provenance)
+    run.declare(
+        "models",
+        {
+            "name": encoder.name,
+            "fingerprint": fingerprint_of(encoder),
+            "adapted_on": provenance.get("adapted_on", []),
+            "resize": encoder.resize_description,
+            "provenance": provenance,
+        },
+    )

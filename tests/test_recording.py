@@ -1,0 +1,215 @@
+"""Suites, transfers, claims and the check-up, from the attack's name to the run folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from tests.fakes import CLASSES, Toy, labelled_by, task
+
+from zsrobust import recording
+from zsrobust.alarms.base import Alarm
+from zsrobust.attacks import lanes, suites
+from zsrobust.attacks.apgd import APGD
+from zsrobust.attacks.binding import Asked
+from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.square import Square
+from zsrobust.attacks.suites import Member, Suite
+from zsrobust.attacks.transfer import Transfer
+from zsrobust.evaluation import Claims
+from zsrobust.recording import evaluate_into, refuted, settings
+from zsrobust.records import CLEAN, Record, RecordFile, suite_of
+from zsrobust.run_folder import RunFolder
+from zsrobust.tasks import Task
+from zsrobust.threat import Threat
+
+THREAT = Threat("linf", "4/255")
+SHORT = ("weak", "apgd:ce:steps=5", "square:queries=20")
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard suite, with budgets for a test, and a weak member ahead."""
+
+    def recipe(suite: Suite, classes: int) -> list[Member]:
+        return [
+            Member(PGD(suite.threat, 1, step_size=suite.threat.eps / 2), suite.name, "weak"),
+            Member(APGD(suite.threat, 5), suite.name),
+            Member(Square(suite.threat, 20), suite.name),
+        ]
+
+    short = {**suites.SUITES, "autoattack": recipe, "autoattack-few": recipe}
+    monkeypatch.setattr(suites, "SUITES", MappingProxyType(short))
+
+
+@pytest.fixture
+def encoder() -> Toy:
+    return Toy(scale=50.0)
+
+
+def evaluated(
+    path: Path, encoder: Any, tasks: Sequence[Task], attacks: Sequence[Asked], **options: Any
+) -> list[Record]:
+    fixed = settings([a.threat for a in attacks], rows=4, device=torch.device("cpu"))
+    run = RunFolder(path, kind="evaluate", settings=fixed)
+    with run.records:
+        evaluate_into(run, encoder, tasks, attacks, seed=0, **options)
+    return RecordFile(path / "records.jsonl").read()
+
+
+def header(path: Path) -> Any:
+    return json.loads((path / "run.json").read_text())
+
+
+def by_attack(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.attack, []).append(record)
+    return found
+
+
+def test_a_member_of_a_suite_is_given_what_the_ones_before_left_standing(encoder: Toy, tmp_path: Path) -> None:
+    blobs = labelled_by(encoder, task(40), wrong=[3])
+    found = by_attack(evaluated(tmp_path, encoder, [blobs], [Suite("autoattack", THREAT)]))
+    names = [f"autoattack-few/{name}" for name in SHORT]
+    assert list(found) == [CLEAN, *names]
+    standing = {r.example for r in found[CLEAN] if r.correct}
+    assert len(standing) == 39
+    for name in names:
+        assert {r.example for r in found[name]} == standing
+        standing -= {r.example for r in found[name] if not r.correct}
+    assert 0 < len(standing) < 38
+    assert sum(not r.correct for r in found[names[0]]) > 0
+    assert sum(not r.correct for r in found[names[1]]) > 0
+    # what they say of themselves is in run.json, and for which tasks
+    described = {entry["name"]: entry for entry in header(tmp_path)["attacks"]}
+    assert list(described) == names
+    assert all(entry["suite"] == "autoattack-few" and entry["tasks"] == ["blobs"] for entry in described.values())
+    assert described[names[2]]["gradient"] is False
+
+
+def test_a_suite_for_many_classes_keeps_its_name_and_both_can_be_in_a_run(encoder: Toy, tmp_path: Path) -> None:
+    assert len(CLASSES) < 10
+    ten = [*CLASSES, *(f"thing {i}" for i in range(10 - len(CLASSES)))]
+    tasks = [labelled_by(encoder, task(6, name="few")), labelled_by(encoder, task(6, name="many", classes=ten))]
+    records = evaluated(tmp_path, encoder, tasks, [Suite("autoattack", THREAT)])
+    assert {(r.task, suite_of(r.attack)) for r in records if r.attack != CLEAN} == {
+        ("few", "autoattack-few"),
+        ("many", "autoattack"),
+    }
+    entries = header(tmp_path)["attacks"]
+    assert {(entry["suite"], *entry["tasks"]) for entry in entries} == {
+        ("autoattack-few", "few"),
+        ("autoattack", "many"),
+    }
+    # one more task of the first kind is no other configuration
+    evaluated(
+        tmp_path, encoder, [*tasks, labelled_by(encoder, task(6, name="also few"))], [Suite("autoattack", THREAT)]
+    )
+    assert {tuple(entry["tasks"]) for entry in header(tmp_path)["attacks"]} == {("few", "also few"), ("many",)}
+
+
+class Stop(BaseException):
+    """As Ctrl-C."""
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 6])
+def test_a_suite_that_was_stopped_goes_on_to_the_same_records(
+    encoder: Toy, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "SECONDS", 0.0)  # examples are handed out one by one
+    blobs, attacks = labelled_by(encoder, task(14), wrong=[3]), [Suite("autoattack", THREAT)]
+    whole = sorted(r.to_json() for r in evaluated(tmp_path / "whole", encoder, [blobs], attacks, batch_size=8))
+    seen = [0]
+
+    def watch(_: object) -> None:
+        seen[0] += 1
+        if seen[0] == stop_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluated(tmp_path / "run", encoder, [blobs], attacks, batch_size=8, watch=watch)
+    kept = RecordFile(tmp_path / "run" / "records.jsonl").read()
+    assert 0 < len(kept) < len(whole)
+    again = evaluated(tmp_path / "run", encoder, [blobs], attacks, batch_size=8)
+    assert sorted(r.to_json() for r in again) == whole
+
+
+def test_a_transfer_comes_from_its_source_and_is_judged_by_the_model(encoder: Toy, tmp_path: Path) -> None:
+    blobs = labelled_by(encoder, task(30))
+    twin = copy.deepcopy(encoder)
+    twin.name = "twin"
+    stranger = Toy(name="stranger", seed=5, scale=50.0)
+    found = by_attack(
+        evaluated(tmp_path, encoder, [blobs], [Transfer(twin, THREAT, 10), Transfer(stranger, THREAT, 10)])
+    )
+    broken = {name: sum(not r.correct for r in records) for name, records in found.items()}
+    assert broken["transfer:twin:steps=10"] > broken["transfer:stranger:steps=10"]
+    entry = header(tmp_path)["attacks"][0]
+    assert (entry["source"], entry["transfer"], entry["gradient"]) == ("twin", True, False)
+
+
+def test_claims_that_verdicts_refute_are_an_alarm() -> None:
+    assert refuted(Claims(made=100, refuted=1)) is None
+    assert refuted(Claims(made=100, refuted=4)) is None
+    alarm = refuted(Claims(made=20, refuted=2))
+    assert alarm is not None
+    assert (alarm.name, alarm.evidence) == ("claims-refuted", {"refuted": 2, "claimed": 20})
+
+
+class Unsteady(Toy):
+    """Answers every other pass at random."""
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = super().encode_pixels(pixels)
+        return features + 0.3 * torch.randn_like(features)
+
+
+def test_a_model_that_changes_its_mind_is_flagged_in_the_run(tmp_path: Path) -> None:
+    steady = Toy(name="toy", scale=50.0)
+    blobs = labelled_by(steady, task(30))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        evaluated(tmp_path, Unsteady(name="unsteady", scale=50.0), [blobs], [PGD(THREAT, 5)])
+    flags = {flag["name"]: flag for flag in header(tmp_path)["flags"]}
+    assert flags["claims-refuted"]["model"] == "unsteady"
+    assert flags["claims-refuted"]["task"] == "blobs"
+
+
+def test_the_check_up_runs_once_a_model_and_its_alarms_are_kept(
+    encoder: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def quick(subject: Any) -> list[Alarm]:
+        asked.append((len(subject.pixels), subject.threat))
+        return [Alarm("test-alarm", "suspected", "a sentence", {"share": 0.5})]
+
+    monkeypatch.setattr(recording, "quick", quick)
+    tasks = [labelled_by(encoder, task(20, name=name)) for name in "ab"]
+    attacks = [PGD(THREAT, 2), PGD(Threat("linf", "8/255"), 2)]
+    for _ in range(2):
+        evaluated(tmp_path, encoder, tasks, attacks)
+    assert asked == [(16, Threat("linf", "8/255"))]
+    (flag,) = header(tmp_path)["flags"]
+    assert flag == {
+        "name": "test-alarm",
+        "strength": "suspected",
+        "text": "a sentence",
+        "evidence": {"share": 0.5},
+        "model": "toy",
+    }
+
+
+def test_fast_says_so(encoder: Toy) -> None:
+    fixed = [
+        settings([THREAT], rows=4, device=torch.device("cpu"), mode=mode)["precision"]
+        for mode in ("exact", "float32", "fast")
+    ]
+    assert fixed == ["float32", "float32", "bfloat16 (breaks verified in float32)"]
