@@ -149,6 +149,7 @@ class RunFolder:
             self.save()
 
     def save(self) -> None:
+        """Writes ``run.json`` as it is now."""
         text = json.dumps(self.header, indent=1, ensure_ascii=False)
         write_atomically(self.path / "run.json", text.encode())
 
