@@ -374,3 +374,24 @@ def test_as_many_survive_as_with_the_published_code(norm: str, eps: float) -> No
     accuracy, reference = (float((predicted(model, found) == labels).float().mean()) for found in (ours, theirs))
     assert 0.2 < reference < 0.8
     assert abs(accuracy - reference) <= 3 * math.sqrt(reference * (1 - reference) / 200)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_lanes_that_are_idle_look_ahead_and_only_shorten_the_search(norm: str) -> None:
+    model, pixels = Linear.random(3, (3, 6, 6), seed=4), torch.full((3, 3, 6, 6), 0.5)
+    with torch.no_grad():
+        labels = model(pixels).argmax(1)
+    attack = Square(Threat(norm, 0.002), 60)
+    alone, calls = [], []
+    model.rows = 8
+    for example in range(3):
+        before = model.forwards
+        alone.append(attack.search(model, pixels[:1], labels[:1], seed=0, examples=[example]))
+        calls.append(model.forwards - before)
+    together = attack.search(model, pixels, labels, seed=0, examples=range(3))
+    assert not bool(together.claimed.any())
+    assert max(calls) < 50
+    assert together.forwards.tolist() == [61, 61, 61]
+    for example, one in enumerate(alone):
+        assert torch.equal(one.pixels[0], together.pixels[example])
+        assert int(one.forwards) == 61

@@ -79,9 +79,15 @@ class Lanes:
         self.best[index], self.gaps[index], self.claims[index] = pixels, torch.inf, torch.inf
         self.forwards[index] = self.backwards[index] = 0
 
-    def gap(self, logits: Tensor) -> Tensor:
-        """(W, C) → (W,): negative where the run has what it wants (0 is a tie)."""
-        return torch.where(self.aims < 0, margin(logits, self.labels), -margin(logits, self.aims.clamp_min(0)))
+    def gap(self, logits: Tensor, of: Tensor | None = None) -> Tensor:
+        """(W, C) → (W,): negative where the run has what it wants (0 is a tie).
+
+        Args:
+            logits: Of one point for each lane.
+            of: (W,) the lane that each row is about; None: its own.
+        """
+        aims, labels = (self.aims, self.labels) if of is None else (self.aims[of], self.labels[of])
+        return torch.where(aims < 0, margin(logits, labels), -margin(logits, aims.clamp_min(0)))
 
     def won(self, logits: Tensor) -> Tensor:
         """(W, C) → (W,) bool: taken for another class, or, with an aim, for that one alone."""
@@ -117,16 +123,28 @@ class Probe:
     def look(self, points: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Logits (W, C) at ``points`` (W, 3, H, W'), without a gradient; noted for the lanes ``wanted`` (W,) bool."""
         wanted = self.lanes.live if wanted is None else wanted & self.lanes.live
+        logits = self.peek(points, wanted)
+        if bool(wanted.any()):
+            self.note(points, logits, wanted, torch.full_like(self.lanes.forwards, self.samples))
+        return logits
+
+    def peek(self, points: Tensor, wanted: Tensor) -> Tensor:
+        """Logits (W, C) at the rows ``wanted`` (W,) bool of ``points``; neither noted nor counted.
+
+        For a search that uses idle lanes to look ahead: what it takes of that, it hands to :meth:`note`.
+        """
         where = self._where(wanted)
         if len(where) == 0:
             return self.lanes.gaps.new_zeros(len(wanted), 0)
         chosen = points if len(where) == len(points) else points[where]
         with torch.no_grad(), self._cheap():
             logits = torch.stack([self.model(chosen).float() for _ in range(self.samples)]).mean(0)
-        logits = _spread(logits, where, len(points))
-        self.lanes.forwards[wanted] += self.samples
+        return _spread(logits, where, len(points))
+
+    def note(self, points: Tensor, logits: Tensor, wanted: Tensor, passes: Tensor) -> None:
+        """Takes note of what was seen at one point of each lane ``wanted`` (W,), after ``passes`` (W,) forwards."""
+        self.lanes.forwards += passes * wanted
         self._note(points, logits, wanted)
-        return logits
 
     def climb(self, points: Tensor, objective: Objective, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Values (W,) of the objective and its gradient (W, 3, H, W') at ``points``, noted for the lanes ``wanted``.

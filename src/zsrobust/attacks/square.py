@@ -202,8 +202,11 @@ class _SquareRuns(Runs):
         """(k, 3, H, W) first points."""
 
     @abstractmethod
-    def propose(self, draws: Tensor, sides: Tensor) -> Tensor:
-        """(W, 3, H, W) the points with one window changed, from (W, numbers) draws and (W,) sides; allowed."""
+    def propose(self, points: Tensor, pixels: Tensor, draws: Tensor, sides: Tensor) -> Tensor:
+        """``points`` (W, 3, H, W) with one window changed, from (W, numbers) draws and (W,) sides; allowed.
+
+        ``pixels`` (W, 3, H, W) are the images that they belong to.
+        """
 
     def enter(self, index: Tensor, keys: Sequence[Key]) -> None:
         device, shape = self.points.device, (self.attack.queries, self.numbers)
@@ -212,21 +215,64 @@ class _SquareRuns(Runs):
         self.gaps[index], self.asked[index] = torch.inf, -1
 
     def round(self, probe: Probe) -> Tensor:
-        lanes, first = self.lanes, self.asked < 0
-        query = self.asked.clamp(0, self.attack.queries - 1)
-        draws = self.draws[torch.arange(len(query), device=query.device), query]
+        lanes, start = self.lanes, self.lanes.live & (self.asked < 0)
+        ahead = self._look_ahead(probe)
+        query = (self.asked[ahead.run].clamp_min(0) + ahead.depth).clamp_max(self.attack.queries - 1)
         # An empty lane must not make everybody's window as large as the one it left off with.
-        candidates = self.propose(draws, torch.where(lanes.live, self.sides[query], 1))
-        candidates[first] = self.points[first]
-        logits = probe.look(candidates)
-        gaps = lanes.gap(logits)
-        # Algorithm 1 keeps a misclassified point too, and stops there. Where a run goes on all the same, as on a random
-        # model, that would be a walk without a direction; a first success is a fall in any case.
-        accepted = lanes.live & (gaps < self.gaps)
-        self.gaps = torch.where(accepted, gaps, self.gaps)
-        self.points[accepted] = candidates[accepted]
-        self.asked += lanes.live
+        sides = torch.where(ahead.active, self.sides[query], 1)
+        points, pixels = self.points[ahead.run], lanes.pixels[ahead.run]
+        candidates = self.propose(points, pixels, self.draws[ahead.run, query], sides)
+        candidates[start] = self.points[start]
+        logits = probe.peek(candidates, ahead.active)
+        gaps = lanes.gap(logits, ahead.run)
+        taken, passed = ahead.taken(gaps < self.gaps[ahead.run])
+        winners = ahead.run[taken]
+        self.points[winners], self.gaps[winners] = candidates[taken], gaps[taken]
+        rows = torch.arange(len(gaps), device=gaps.device)
+        rows[winners] = taken
+        probe.note(candidates[rows], logits[rows], lanes.live, passed * probe.samples)
+        self.asked += passed * lanes.live
         return self.asked == self.attack.queries
+
+    def _look_ahead(self, probe: Probe) -> _Ahead:
+        """What each lane works on: its own run, or, where it is idle, a later query of another one."""
+        live = self.lanes.live
+        run, depth = torch.arange(len(live), device=live.device), torch.zeros_like(self.asked)
+        helped = (live & (self.asked >= 0)).nonzero().squeeze(1)
+        idle = (~live).nonzero().squeeze(1)
+        if not probe.fixed or len(helped) == 0 or len(idle) == 0:
+            return _Ahead(run, depth, live)
+        turn = torch.arange(len(idle), device=live.device)
+        run[idle], depth[idle] = helped[turn % len(helped)], 1 + turn // len(helped)
+        return _Ahead(run, depth, live | (~live & (self.asked[run] + depth < self.attack.queries)))
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Queries that are asked at once: several of one run, all as if the earlier ones were turned down.
+
+    Most queries are, so lanes that would be idle shorten a run. Nothing else changes: what comes after a query that is
+    accepted is thrown away.
+
+    Attributes:
+        run: (W,) the lane whose run a row works for.
+        depth: (W,) how many queries ahead it is.
+        active: (W,) bool, rows that count.
+    """
+
+    run: Tensor
+    depth: Tensor
+    active: Tensor
+
+    def taken(self, better: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (k,) that are accepted, one a run at most, and how many queries each lane (W,) has behind it."""
+        never = len(self.run) + 1
+        none = torch.full_like(self.depth, never)
+        good = torch.where(better & self.active, self.depth, never)
+        first = none.scatter_reduce(0, self.run, good, "amin")
+        last = torch.zeros_like(none).scatter_reduce(0, self.run, self.depth * self.active, "amax")
+        taken = (better & self.active & (self.depth == first[self.run])).nonzero().squeeze(1)
+        return taken, torch.where(first < never, first, last) + 1
 
 
 class _Stripes(_SquareRuns):
@@ -243,13 +289,13 @@ class _Stripes(_SquareRuns):
         signs = _signs(uniform(keys, (self.channels, 1, self.width), device=pixels.device))
         return (pixels + self.eps * signs).clamp(0, 1)
 
-    def propose(self, draws: Tensor, sides: Tensor) -> Tensor:
+    def propose(self, points: Tensor, pixels: Tensor, draws: Tensor, sides: Tensor) -> Tensor:
         window = _place(draws[:, 0], draws[:, 1], sides, self.height, self.width)
-        pixels = window.pixels.expand(-1, self.channels, -1)
-        images = self.lanes.pixels.flatten(2).gather(2, pixels)
+        places = window.pixels.expand(-1, self.channels, -1)
+        images = pixels.flatten(2).gather(2, places)
         # A step of ±2ε from any point of the ball, projected, ends at ±ε.
         squares = (images + self.eps * _signs(draws[:, 2:, None])).clamp(0, 1)
-        return self.points.flatten(2).scatter(2, pixels, squares).view_as(self.points)
+        return points.flatten(2).scatter(2, places, squares).view_as(points)
 
 
 class _Bumps(_SquareRuns):
@@ -286,8 +332,8 @@ class _Bumps(_SquareRuns):
         delta[:, :, top : top + rows * size, left : left + columns * size] = grid
         return self.stretched(delta, pixels)
 
-    def propose(self, draws: Tensor, sides: Tensor) -> Tensor:
-        delta = (self.points - self.lanes.pixels).flatten(2)
+    def propose(self, points: Tensor, pixels: Tensor, draws: Tensor, sides: Tensor) -> Tensor:
+        delta = (points - pixels).flatten(2)
         spare = (1 - (delta.flatten(1).norm(dim=1) / self.eps).square()).clamp_min(0)
         taker = _place(draws[:, 0], draws[:, 1], sides, self.height, self.width)
         giver = _place(draws[:, 2], draws[:, 3], sides, self.height, self.width)
@@ -299,7 +345,7 @@ class _Bumps(_SquareRuns):
         mass = spare[:, None] / self.channels + kept + given
         new = _over(new, _energy(new, taker.inside)) * (self.eps * mass.sqrt()[..., None])
         delta = delta.scatter_(2, giving, 0.0).scatter_(2, taking, new)
-        return self.stretched(delta.view_as(self.points), self.lanes.pixels)
+        return self.stretched(delta.view_as(points), pixels)
 
     def patterns(self, window: _Windows, sides: Tensor, turn: Tensor) -> Tensor:
         """(W, 1, S²) the bump of each lane's side, turned by a quarter where ``turn`` (W,) ≥ ½."""
