@@ -64,11 +64,15 @@ class Quantised(Wrapped):
         return super().encode_pixels((pixels * (self.levels - 1)).round() / (self.levels - 1))
 
 
-class DeclaredQuantised(Quantised):
-    """Says that its gradient may be taken as if it did not round."""
+class Unveiled(Wrapped):
+    """Says that its gradient may be taken as if it only passed the image on."""
 
     def encode_differentiable(self, pixels: Tensor) -> Tensor:
         return Wrapped.encode_pixels(self, pixels)
+
+
+class DeclaredQuantised(Unveiled, Quantised):
+    pass
 
 
 def _cosines(size: int) -> Tensor:
@@ -92,9 +96,8 @@ class Compressed(Wrapped):
         return super().encode_pixels(restored)
 
 
-class DeclaredCompressed(Compressed):
-    def encode_differentiable(self, pixels: Tensor) -> Tensor:
-        return Wrapped.encode_pixels(self, pixels)
+class DeclaredCompressed(Unveiled, Compressed):
+    pass
 
 
 class Detached(Wrapped):
@@ -102,6 +105,10 @@ class Detached(Wrapped):
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return super().encode_pixels(torch.from_numpy(pixels.detach().cpu().numpy().copy()).to(pixels.device))
+
+
+class DeclaredDetached(Unveiled, Detached):
+    pass
 
 
 class Faint(Wrapped):
@@ -121,6 +128,10 @@ class Shattered(Wrapped):
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return super().encode_pixels(pixels + self.height * (self.frequency * pixels).sin())
+
+
+class DeclaredShattered(Unveiled, Shattered):
+    pass
 
 
 # The gradient of another function
@@ -153,6 +164,10 @@ class BorrowedGradient(Wrapped):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         other = super().encode_pixels(pixels.flip(-2))
         return other + (super().encode_pixels(pixels) - other).detach()
+
+
+class DeclaredBorrowed(Unveiled, BorrowedGradient):
+    pass
 
 
 class HalfMasked(Wrapped):
@@ -193,11 +208,10 @@ class ArrayNoise(Wrapped):
 
 
 class Shifted(Wrapped):
-    """A random shift of the image by up to two pixels."""
+    """A random shift of the image by a pixel to either side, or none."""
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        down, right = torch.randint(-2, 3, (2,)).tolist()
-        return super().encode_pixels(pixels.roll((down, right), (-2, -1)))
+        return super().encode_pixels(pixels.roll(int(torch.randint(-1, 2, ())), -1))
 
 
 class DeclaredShifted(Shifted):
@@ -305,6 +319,10 @@ class Purifying(Wrapped):
         return super().encode_pixels(pixels + (moved - pixels).detach())
 
 
+class DeclaredPurifying(Unveiled, Purifying):
+    pass
+
+
 class Searching(Wrapped):
     """Tries fixed variants of the image one after the other and keeps the most confident: a loop without a gradient."""
 
@@ -350,6 +368,14 @@ class Scaled(Wrapped):
         return super().encode_pixels(pixels * 255)
 
 
+class Settled(Dropping):
+    """Dropout, in evaluation mode as it should be."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.drop.eval()
+
+
 ENCODERS: dict[str, tuple[type[Wrapped], ...]] = {
     "zero-gradient": (Quantised, Compressed, Detached, Faint),
     "wrong-gradient": (BorrowedGradient, HalfMasked),
@@ -360,12 +386,27 @@ ENCODERS: dict[str, tuple[type[Wrapped], ...]] = {
     "half-precision": (Lowered, Halved, HalfFeatures),
     "training-mode": (Dropping, Normalising),
     "optimises-inside": (Purifying, Searching),
-    "preprocessing": (NormalisedTwice, NotNormalised, Scaled),
+    "preprocessed-twice": (NormalisedTwice,),
+    "wrong-preprocessing": (NotNormalised, Scaled),
 }
 """Alarm → encoders that must raise it."""
 
 DECLARED: tuple[type[Wrapped], ...] = (DeclaredQuantised, DeclaredCompressed, DeclaredNoisy, DeclaredShifted)
-"""Defences that say what they are: no alarm."""
+"""Defences that say all that they are: no alarm."""
 
 HONEST: tuple[type[Wrapped], ...] = (Wrapped, Prompted, Normalised)
 """Encoders with nothing to say."""
+
+ADAPTIVE: dict[type[Wrapped], tuple[type[Wrapped], str]] = {
+    Quantised: (DeclaredQuantised, "surrogate: no rounding"),
+    Compressed: (DeclaredCompressed, "surrogate: no compression"),
+    Detached: (DeclaredDetached, "surrogate: the same in torch"),
+    Shattered: (DeclaredShattered, "surrogate: no ripple"),
+    BorrowedGradient: (DeclaredBorrowed, "surrogate: the function's own gradient"),
+    Bypassed: (Prompted, "the prompt is attacked too"),
+    Noisy: (DeclaredNoisy, "samples"),
+    Shifted: (DeclaredShifted, "samples"),
+    Dropping: (Settled, "in evaluation mode"),
+    Purifying: (DeclaredPurifying, "surrogate: no purification"),
+}
+"""Defence → the same as an adaptive attacker sees it, and how in words."""

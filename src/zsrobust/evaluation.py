@@ -108,6 +108,7 @@ def evaluate_task(
     done: Done | None = None,
     watch: Watcher | None = None,
     claims: Claims | None = None,
+    begin: Callable[[Attack, int], None] | None = None,
 ) -> Iterator[list[Record]]:
     """Records of one model on one task, in parts, as examples finish.
 
@@ -122,6 +123,7 @@ def evaluate_task(
         done: What is known already and is not computed again; kept up to date.
         watch: Called with each attacked batch.
         claims: Counts what the attacks claim of themselves.
+        begin: Called before an attack, with the number of examples that it is given.
     """
     claims = claims if claims is not None else Claims()
     done = done if done is not None else Done()
@@ -135,6 +137,8 @@ def evaluate_task(
             yield _noted(done, batch.clean(classifier, missing, model, seed))
         for attack in attacks:
             if open_ := _open(done, attack, task, indices):
+                if begin is not None:
+                    begin(attack, len(open_))
                 for records in batch.attacked(classifier, attack, np.array(open_), (model, seed), watch, claims):
                     yield _noted(done, records)
 

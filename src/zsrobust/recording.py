@@ -104,17 +104,22 @@ def evaluate_into(
         ]
         _check_up(run, classifier, task, searches, seed)
         claims = Claims()
-        label = f"{encoder.name} on {task.name}"
-        with tqdm(total=len(task) * (1 + len(searches)), desc=label, unit="verdict", disable=None, leave=False) as bar:
+        with tqdm(total=len(task) * (1 + len(searches)), unit="verdict", disable=None, leave=False) as bar:
             bar.update(_settled(known, searches))
             for records in evaluate_task(
                 classifier, task, searches, model=encoder.name, seed=seed, batch_size=batch_size, done=known,
-                watch=watch, claims=claims,
+                watch=watch, claims=claims, begin=_naming(bar, f"{encoder.name} on {task.name}"),
             ):  # fmt: skip
                 run.records.append(records)
                 bar.update(_settled(known, searches) - bar.n)
         if (alarm := refuted(claims)) is not None:
             run.flag(alarm.to_flag(model=encoder.name, task=task.name, seed=seed))
+
+
+def _naming(bar: tqdm[Any], what: str) -> Callable[[Attack, int], None]:
+    """Shows on the bar which attack is at work, since a long one finishes its first example late."""
+    bar.set_description_str(what)
+    return lambda attack, images: bar.set_description_str(f"{what}: {attack.name}, {images} images")
 
 
 def _declare(run: RunFolder, attack: Asked, task: Task) -> None:
