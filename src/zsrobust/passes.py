@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -36,21 +36,33 @@ def in_rows(function: RowWise, rows: int) -> RowWise:
     return cast(RowWise, chunked)
 
 
+def weights_of(model: object) -> list[nn.Parameter]:
+    """What ``model.parameters()`` gives; nothing where there is no such method."""
+    parameters: Callable[[], Iterator[nn.Parameter]] | None = getattr(model, "parameters", None)
+    return list(parameters()) if parameters is not None else []
+
+
 @contextmanager
 def frozen(model: object) -> Iterator[None]:
     """Weights need no gradient inside, and are as they were afterwards.
 
     Saved activations shrink and a backward pass reaches the pixels without touching any weight.
     """
-    parameters: Callable[[], Iterator[nn.Parameter]] | None = getattr(model, "parameters", None)
-    wanted = [p for p in parameters() if p.requires_grad] if parameters is not None else []
-    for parameter in wanted:
-        parameter.requires_grad_(False)
+    with frozen_weights(weights_of(model)):
+        yield
+
+
+@contextmanager
+def frozen_weights(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """As :func:`frozen`, for weights that were looked up before: a large model has thousands."""
+    wanted = [weight for weight in weights if weight.requires_grad]
+    for weight in wanted:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+        for weight in wanted:
+            weight.requires_grad_(True)
 
 
 @contextmanager

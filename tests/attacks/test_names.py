@@ -121,7 +121,7 @@ def test_an_option_written_after_the_name_wins() -> None:
         ("fab:9", "unknown attack 'fab:9'; did you mean 'fab:t'?"),
         ("pgd:20:restart=3", "unknown option of attack 'pgd' 'restart'; did you mean 'restarts'? (known: rest"),
         ("pgd:20:precision=bfloat16", "unknown option of attack 'pgd' 'precision'"),
-        ("square:1000", "attack 'square:1000': nothing but p_init=…, queries=…, restarts=… may follow square"),
+        ("square:1000", "'square:1000': nothing but horizon=…, p_init=…, queries=…, restarts=… may follow square"),
         ("autoattack:9", "attack 'autoattack' takes no argument and no options"),
         ("autoattack:steps=9", "attack 'autoattack' takes no argument and no options"),
         ("pgd:20:steps=30", "attack 'pgd:20:steps=30' has the option 'steps' twice"),

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from zsrobust.attacks.checks import judge
 from zsrobust.attacks.pgd import PGD
+from zsrobust.attacks.square import Square
+from zsrobust.errors import ModelError
 from zsrobust.losses import margin
 from zsrobust.threat import Threat
 
@@ -166,6 +168,17 @@ def test_no_derivative_is_a_zero_gradient_not_a_broken_image() -> None:
     pixels, labels = images(3), torch.zeros(3, dtype=torch.int64)
     outcome = PGD(THREAT, 3, random_start=False).search(Root(), pixels, labels, seed=0, examples=range(3))
     assert torch.equal(outcome.pixels, pixels)
+
+
+def test_a_model_that_autograd_does_not_reach_is_one_clear_error() -> None:
+    honest, pixels, labels = breakable(4)
+
+    def detour(points: Tensor) -> Tensor:
+        return torch.from_numpy(honest(points).detach().numpy())
+
+    with pytest.raises(ModelError, match="the model has no gradient: autograd does not reach the pixels"):
+        PGD(THREAT, 3).search(detour, pixels, labels, seed=0, examples=range(4))
+    assert Square(THREAT, 50).search(detour, pixels, labels, seed=0, examples=range(4)).pixels.shape == pixels.shape
 
 
 @pytest.mark.parametrize("restarts", [1, 3])

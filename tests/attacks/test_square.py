@@ -55,6 +55,10 @@ def test_the_share_of_the_image_falls_as_published() -> None:
     for queries in (5000, 500):
         published = oracle("linf", 0.1, nn.Identity(), queries)
         assert shares(queries) == [published.p_selection(query) for query in range(queries)]
+    unstretched = oracle("linf", 0.1, nn.Identity(), 5000)
+    unstretched.rescale_schedule = False
+    assert shares(5000, horizon=10_000) == [unstretched.p_selection(query) for query in range(5000)]
+    assert shares(5000, horizon=10_000) == full[:5000]
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9, 26])
@@ -340,8 +344,10 @@ def test_names_say_what_is_not_the_default() -> None:
     assert Square(threat).name == "square"
     assert Square(threat, 1000).name == "square:queries=1000"
     assert Square(threat, 1000, restarts=2, p_init=0.3).name == "square:queries=1000:restarts=2:p_init=0.3"
+    assert Square(threat, horizon=900).name == "square:horizon=900"
     assert Square(threat).describe() == {
-        "name": "square", "queries": 5000, "restarts": 1, "p_init": 0.8, "precision": "float32", "gradient": False,
+        "name": "square", "queries": 5000, "restarts": 1, "p_init": 0.8, "horizon": 5000,
+        "precision": "float32", "gradient": False,
     }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_the_budgets_are_the_published_ones() -> None:
         APGD(LINF, 100, loss="ce", restarts=1),
         APGD(LINF, 100, loss="dlr-t", restarts=1, targets=9),
         FAB(LINF, 100, restarts=1, targets=9),
-        Square(LINF, 5000, restarts=1),
+        Square(LINF, 5000, restarts=1, horizon=10_000),
     ]
 
 

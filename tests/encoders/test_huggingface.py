@@ -258,6 +258,30 @@ def test_attention_can_be_switched(clip: HuggingFaceEncoder, clip_folder: Path) 
         clip.set_attention("flash")
 
 
+def test_lowered_it_computes_roughly_the_same_and_follows_the_weights(case) -> None:
+    encoder = case[1].copy()
+    pixels = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    exact, names = encoder.encode_pixels(pixels).detach(), set(encoder.state_dict())
+    with encoder.lowered():
+        rough = encoder.encode_pixels(pixels.requires_grad_(True))
+        (gradient,) = torch.autograd.grad(rough.square().sum(), pixels)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert float(torch.cosine_similarity(rough.detach(), exact).min()) > 0.99
+    (true,) = torch.autograd.grad(encoder.encode_pixels(pixels).square().sum(), pixels)
+    assert float(torch.cosine_similarity(gradient.flatten(1), true.flatten(1)).min()) > 0.9
+    assert torch.equal(encoder.encode_pixels(pixels).detach(), exact)
+    assert set(encoder.state_dict()) == names
+    assert all(parameter.dtype == torch.float32 for parameter in encoder.parameters())
+    with torch.no_grad():
+        for _, parameter in encoder.visual_parameters():
+            parameter.mul_(1.5)
+    with encoder.lowered():
+        changed = encoder.encode_pixels(pixels)
+    assert float(torch.cosine_similarity(changed.detach(), encoder.encode_pixels(pixels).detach()).min()) > 0.99
+    assert not torch.allclose(changed, rough, atol=1e-2)
+
+
 def test_siglip_without_a_torch_resample_falls_back_to_bicubic_inside(tmp_path: Path) -> None:
     encoder = from_folder(save_siglip(tmp_path / "lanczos", resample=1))
     assert encoder.geometry.interpolation == "lanczos"

@@ -8,8 +8,8 @@ from zsrobust.alarms.subject import Subject
 
 # Attention has other kernels when a gradient is wanted; they differ in the sixth digit.
 _SHARE = 1e-3
-_AGREE = 0.5
-_FEW = 8
+# The identity in place of rounding to 4 levels is 0.15 away; the unprompted model in place of a prompted one 0.4.
+_APART = 0.3
 
 
 def check(subject: Subject) -> list[Alarm]:
@@ -37,14 +37,15 @@ def _another_value(subject: Subject) -> list[Alarm]:
 
 
 def _another_model(subject: Subject) -> list[Alarm]:
-    if len(subject.pixels) < _FEW:
-        return []
-    stand_in = subject.look(subject.pixels, model=subject.surrogate)
-    agree = float((stand_in.argmax(1) == subject.verdict(subject.pixels).argmax(1)).float().mean())
-    if agree >= _AGREE:
+    """A stand-in for rounding or compression gives nearly the same logits; one without the prompt does not."""
+    stand_in, own = subject.look(subject.pixels, model=subject.surrogate), subject.verdict(subject.pixels)
+    apart = float(((stand_in - own).abs().amax(1) / subject.spread.clamp_min(1e-30)).median())
+    agree = float((stand_in.argmax(1) == own.argmax(1)).float().mean())
+    if apart < _APART:
         return []
     text = (
-        f"the declared surrogate agrees with the model on {agree:.0%} of the images: it may be another model, and its "
-        "gradient no use against this one"
+        f"the logits of the declared surrogate are {apart:.0%} of their spread away from the model's, and {agree:.0%} "
+        "of the images get the same class: it may be another model, and its gradient no use against this one"
     )
-    return [Alarm("bypassed", "suspected", text, {"agreement": agree, "images": len(subject.pixels)})]
+    evidence = {"typically_apart": apart, "agreement": agree, "images": len(own)}
+    return [Alarm("bypassed", "suspected", text, evidence)]

@@ -126,10 +126,11 @@ def square(
     queries: int = 5000,
     restarts: int = 1,
     p_init: float = 0.8,
+    horizon: int | None = None,
     precision: Precision = "float32",
 ) -> Square:
     """Square attack: random search without gradients."""
-    return Square(threat, queries, restarts=restarts, p_init=p_init, precision=precision)
+    return Square(threat, queries, restarts=restarts, p_init=p_init, horizon=horizon, precision=precision)
 
 
 def transfer(

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from zsrobust.attacks.base import Model
+from zsrobust.errors import ModelError
 from zsrobust.losses import margin
-from zsrobust.passes import float32_only, frozen
+from zsrobust.passes import float32_only, frozen_weights, weights_of
 from zsrobust.threat import Threat
 
 Precision = Literal["float32", "bfloat16"]
@@ -113,11 +114,12 @@ class Probe:
         self.samples: int = getattr(model, "samples", 1)
         self.surrogate: Model | None = getattr(model, "surrogate", None)
         self.guide: Model | None = getattr(model, "guide", None)
+        self.weights = [weight for seen in (model, self.guide) for weight in weights_of(seen)]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """What all passes run in: weights frozen, and float32 unless a pass asks for less."""
-        with frozen(self.model), frozen(self.guide), float32_only(self.lanes.pixels.device):
+        with frozen_weights(self.weights), float32_only(self.lanes.pixels.device):
             yield
 
     def look(self, points: Tensor, wanted: Tensor | None = None) -> Tensor:
@@ -196,6 +198,11 @@ class Probe:
                     logits = logits + (own - logits).detach()
             all_logits = _spread(logits, where, len(self.lanes.labels))
             values = objective(all_logits, self.lanes)[where]
+            if not values.requires_grad:
+                raise ModelError(
+                    "the model has no gradient: autograd does not reach the pixels from its logits; attack it with "
+                    "square, or declare encode_differentiable (docs/attacking-your-own-defence.md)"
+                )
             (gradient,) = torch.autograd.grad(values.sum(), points)
         # Where a model has no derivative it must not carry NaN into the images; a zero gradient is an alarm's matter.
         return values.detach(), gradient.float().nan_to_num(0.0, 0.0, 0.0), own.detach()

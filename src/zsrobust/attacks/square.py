@@ -3,7 +3,8 @@
 Andriushchenko et al. 2020 (arXiv 1912.00049). A run begins at vertical stripes of ±ε (L∞) or at a grid of bumps η (L2).
 Each query changes one square window of the point (Algorithm 2: L∞) or moves mass from one window to another (Algorithm
 3: L2), and the change is kept if the margin falls (Algorithm 1). The window covers a
-share p of the image, which falls as section 3.1 says, its schedule for 10 000 queries stretched to the budget.
+share p of the image, which falls as section 3.1 says, its schedule for 10 000 queries stretched to the budget (or not:
+see ``horizon``).
 
 Where the published code and the paper differ in where a window may lie, this is the paper: any place inside the image.
 The code never reaches the last row and column, which makes it weaker on small images. Each example has windows of its
@@ -47,6 +48,8 @@ class Square(LaneAttack):
         queries: Proposals in a run, after the start itself: N queries are N + 1 forward passes.
         restarts: Runs from different starts; the first success counts.
         p_init: Share of the image that the first windows cover, in (0, 1].
+        horizon: Queries over which that share falls to its end; None: the budget. AutoAttack leaves it at the 10 000 of
+            the paper, whatever its budget, so that a run of 5000 ends half way down.
         precision: Of the passes; a break found in bfloat16 counts only after a float32 pass.
     """
 
@@ -55,9 +58,12 @@ class Square(LaneAttack):
     _: KW_ONLY
     restarts: int = 1
     p_init: float = P_INIT
+    horizon: int | None = None
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        if self.horizon is not None and self.horizon < 1:
+            raise ConfigError(f"attack 'square': horizon is a number of queries, at least 1, not {self.horizon}")
         if self.queries < 1:
             raise ConfigError(f"attack 'square' needs at least 1 query, not {self.queries}")
         if self.restarts < 1:
@@ -75,6 +81,7 @@ class Square(LaneAttack):
             queries=self.queries if self.queries != QUERIES else None,
             restarts=self.restarts if self.restarts > 1 else None,
             p_init=self.p_init if self.p_init != P_INIT else None,
+            horizon=self.horizon,
         )
 
     @property
@@ -89,6 +96,7 @@ class Square(LaneAttack):
             "queries": self.queries,
             "restarts": self.restarts,
             "p_init": self.p_init,
+            "horizon": self.horizon or self.queries,
             "precision": self.precision,
             "gradient": False,
         }
@@ -102,9 +110,9 @@ class Square(LaneAttack):
         return _Stripes(self, lanes) if self.threat.norm == "linf" else _Bumps(self, lanes)
 
 
-def shares(queries: int, p_init: float = P_INIT) -> list[float]:
+def shares(queries: int, p_init: float = P_INIT, horizon: int | None = None) -> list[float]:
     """The share p of the image that a window covers, for each of ``queries`` queries (section 3.1)."""
-    stretched = (query * 10_000 // queries for query in range(queries))
+    stretched = (query * 10_000 // (horizon or queries) for query in range(queries))
     return [p_init / 2 ** sum(now > after for after in _HALVINGS) for now in stretched]
 
 
@@ -181,7 +189,8 @@ class _SquareRuns(Runs):
         self.attack, self.lanes, self.eps = attack, lanes, attack.threat.eps
         self.channels, self.height, self.width = (int(size) for size in lanes.pixels.shape[1:])
         self.sides = torch.tensor(
-            [self.side(share) for share in shares(attack.queries, attack.p_init)], device=lanes.pixels.device
+            [self.side(share) for share in shares(attack.queries, attack.p_init, attack.horizon)],
+            device=lanes.pixels.device,
         )
         self.points = lanes.pixels.clone()
         self.gaps = torch.full_like(lanes.gaps, torch.inf)

@@ -79,6 +79,8 @@ class HuggingFaceEncoder(nn.Module):
         for key in ("mean", "std"):
             values = torch.tensor(getattr(preprocessing, key), dtype=torch.float32)
             self.register_buffer(key, values.view(1, 3, 1, 1), persistent=False)
+        self._inside: Any = None
+        self._lower: tuple[list[tuple[int, int]], Any] | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -120,6 +122,8 @@ class HuggingFaceEncoder(nn.Module):
                     align_corners=False,
                 )  # fmt: skip
             normalised = (pixels - self.mean) / self.std
+            if self._inside is not None:
+                return _pooled(self._inside.get_image_features(pixel_values=normalised.bfloat16())).float()
         return _pooled(self.model.get_image_features(pixel_values=normalised))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -148,17 +152,31 @@ class HuggingFaceEncoder(nn.Module):
 
     @contextmanager
     def lowered(self) -> Iterator[None]:
-        """Bfloat16 autocast inside, with the attention that is fast in it: on CPUs that is the eager one."""
-        before = str(self.model.config._attn_implementation)
-        switch = self.device.type == "cpu" and before != "eager"
-        if switch:
-            self.set_attention("eager")
+        """Inside, :meth:`encode_pixels` runs a bfloat16 copy of the visual tower: fast and rough.
+
+        On CPUs the copy uses eager attention, which is the fast one in bfloat16 there. It follows the weights.
+        """
+        self._inside = self._copy_in_bfloat16()
         try:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                yield
+            yield
         finally:
-            if switch:
-                self.set_attention(before)
+            self._inside = None
+
+    def _copy_in_bfloat16(self) -> Any:
+        """The model with its visual tower in bfloat16; made anew where weights have changed since the last time."""
+        weights = [parameter for _, parameter in self.visual_parameters()]
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if self._lower is None or self._lower[0] != state:
+            lower = copy.copy(self.model)
+            lower._modules = dict(self.model._modules)
+            for name in ("vision_model", "visual_projection"):
+                if name in lower._modules:
+                    lower._modules[name] = copy.deepcopy(self.model._modules[name]).to(torch.bfloat16)
+            if self.device.type == "cpu":
+                lower.vision_model.config._attn_implementation = "eager"
+            # In a tuple, so that the copy is no submodule: it is not saved, trained or counted.
+            self._lower = state, lower
+        return self._lower[1]
 
     def fingerprint(self) -> str:
         """sha256 over all weights and the preprocessing; takes about a second per gigabyte."""
@@ -173,7 +191,9 @@ class HuggingFaceEncoder(nn.Module):
 
     def copy(self) -> HuggingFaceEncoder:
         """An independent encoder with the same weights (the tokenizer, which has none, is shared)."""
-        return copy.deepcopy(self)
+        twin = copy.deepcopy(self)
+        twin._lower = None
+        return twin
 
     def save_pretrained(self, folder: str | Path, *, provenance: Mapping[str, object] | None = None) -> Path:
         """Write a folder that transformers, ``AutoProcessor`` and ``zsrobust.encoders.load`` open.
