@@ -42,7 +42,7 @@ from zsrobust.run_folder import versions
 from zsrobust.threat import Threat
 
 TASK = "world-shape"
-LIMITS = {"a": 256, "b": 32, "c": 256}
+LIMITS = {"a": 128, "b": 16, "c": 128}
 """Examples. The last runs keep passes of 32 rows going however few they are, so a small number costs ours more."""
 BATCH_SIZES = (16, 32, 64, 128)
 TUNING_STEPS = 4

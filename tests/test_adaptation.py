@@ -445,7 +445,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("base_fingerprint", {"encoder": Toy(seed=1)}),
         ("method", {"method": TeCoA(scale=3.0)}),
         ("attack", {"attack": PGD(Threat("linf", "8/255"), 3)}),
-        ("threat", {"attack": PGD(Threat("linf", "4/255"), 2, step_size=8 / 255)}),
+        ("threat", {"attack": PGD(Threat("l2", "8/255"), 2)}),
         ("task_fingerprint", {"task": task(18, seed=1)}),
     ],
 )
