@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from zsrobust.encoders import preprocessing as images
 from zsrobust.encoders import saving, weights
 from zsrobust.encoders import texts as prompts
+from zsrobust.encoders.lowered import Lowered
 from zsrobust.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class HuggingFaceEncoder(nn.Module):
             values = torch.tensor(getattr(preprocessing, key), dtype=torch.float32)
             self.register_buffer(key, values.view(1, 3, 1, 1), persistent=False)
         self._inside: Any = None
-        self._lower: tuple[list[tuple[int, int]], Any] | None = None
+        self._lower = Lowered(model)
         self.requires_grad_(False)
         self.eval()
 
@@ -152,31 +153,12 @@ class HuggingFaceEncoder(nn.Module):
 
     @contextmanager
     def lowered(self) -> Iterator[None]:
-        """Inside, :meth:`encode_pixels` runs a bfloat16 copy of the visual tower: fast and rough.
-
-        On CPUs the copy uses eager attention, which is the fast one in bfloat16 there. It follows the weights.
-        """
-        self._inside = self._copy_in_bfloat16()
+        """Inside, :meth:`encode_pixels` runs a bfloat16 copy of the visual tower: fast and rough."""
+        self._inside = self._lower.tower(weight for _, weight in self.visual_parameters())
         try:
             yield
         finally:
             self._inside = None
-
-    def _copy_in_bfloat16(self) -> Any:
-        """The model with its visual tower in bfloat16; made anew where weights have changed since the last time."""
-        weights = [parameter for _, parameter in self.visual_parameters()]
-        state = [(weight.data_ptr(), weight._version) for weight in weights]
-        if self._lower is None or self._lower[0] != state:
-            lower = copy.copy(self.model)
-            lower._modules = dict(self.model._modules)
-            for name in ("vision_model", "visual_projection"):
-                if name in lower._modules:
-                    lower._modules[name] = copy.deepcopy(self.model._modules[name]).to(torch.bfloat16)
-            if self.device.type == "cpu":
-                lower.vision_model.config._attn_implementation = "eager"
-            # In a tuple, so that the copy is no submodule: it is not saved, trained or counted.
-            self._lower = state, lower
-        return self._lower[1]
 
     def fingerprint(self) -> str:
         """sha256 over all weights and the preprocessing; takes about a second per gigabyte."""
@@ -191,9 +173,7 @@ class HuggingFaceEncoder(nn.Module):
 
     def copy(self) -> HuggingFaceEncoder:
         """An independent encoder with the same weights (the tokenizer, which has none, is shared)."""
-        twin = copy.deepcopy(self)
-        twin._lower = None
-        return twin
+        return copy.deepcopy(self)
 
     def save_pretrained(self, folder: str | Path, *, provenance: Mapping[str, object] | None = None) -> Path:
         """Write a folder that transformers, ``AutoProcessor`` and ``zsrobust.encoders.load`` open.
