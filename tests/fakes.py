@@ -18,6 +18,21 @@ from zsrobust.randomness import generator
 from zsrobust.tasks import Task
 from zsrobust.tasks.source import Source
 
+SHAPE = (3, 4, 5)
+"""Of a small image."""
+
+
+def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
+    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
+    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
+
+
+def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
+    with torch.no_grad():
+        labels: Tensor = model(pixels).argmax(1)
+    return labels
+
 
 class Linear(nn.Module):
     """Logits that are linear in the pixels: its worst case is known in closed form."""

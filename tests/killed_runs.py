@@ -82,7 +82,7 @@ def evaluate(folder: Path, die_at: int | None) -> None:
     blobs = [labelled_by(encoder, task(20, name=name, seed=seed), wrong=[1, 8]) for seed, name in enumerate("ab")]
     threats = [Threat("linf", "1/255"), Threat("linf", "4/255")]
     attacks = [a for t in threats for a in (fgsm(t), PGD(t, 3))]
-    run = RunFolder(folder, kind="evaluate", settings=settings(threats, rows=4, device=torch.device("cpu")))
+    run = RunFolder(folder, kind="evaluate", settings=settings(attacks, rows=4, device=torch.device("cpu")))
     seen = [0]
 
     def watch(_: object) -> None:

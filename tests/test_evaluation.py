@@ -201,7 +201,7 @@ def test_what_is_known_is_not_computed_again(encoder: Toy, blobs: Task) -> None:
 
 
 def folder(path: Path, attacks: Sequence[Attack], **options: int) -> RunFolder:
-    fixed = settings([a.threat for a in attacks], rows=options.get("rows", 4), device=torch.device("cpu"))
+    fixed = settings(attacks, rows=options.get("rows", 4), device=torch.device("cpu"))
     return RunFolder(path, kind="evaluate", settings=fixed)
 
 
@@ -283,7 +283,7 @@ def test_another_configuration_is_refused_and_named(encoder: Toy, blobs: Task, t
 
 def test_one_run_has_one_space() -> None:
     with pytest.raises(ConfigError, match="model and native"):
-        settings([THREAT, Threat("linf", "4/255", "model")], rows=4, device=torch.device("cpu"))
+        settings([PGD(THREAT), PGD(Threat("linf", "4/255", "model"))], rows=4, device=torch.device("cpu"))
 
 
 def test_the_model_space_attacks_the_resized_image(encoder: Toy, tmp_path: Path) -> None:

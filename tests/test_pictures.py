@@ -135,7 +135,7 @@ def encoder() -> Toy:
 
 
 def evaluated(path: Path, encoders: list[Toy], examples: Any, attack: PGD, watch: Any = None) -> RunFolder:
-    run = RunFolder(path, kind="evaluate", settings=settings([attack.threat], rows=4, device=torch.device("cpu")))
+    run = RunFolder(path, kind="evaluate", settings=settings([attack], rows=4, device=torch.device("cpu")))
     with run.records:
         for one in encoders:
             evaluate_into(run, one, [examples], [attack], seed=0, batch_size=5, watch=watch)

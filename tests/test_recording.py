@@ -15,6 +15,7 @@ from tests.fakes import CLASSES, Toy, labelled_by, task
 
 from zsrobust import recording
 from zsrobust.alarms.base import Alarm
+from zsrobust.alarms.claims import refuted
 from zsrobust.attacks import lanes, suites
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.binding import Asked
@@ -22,8 +23,7 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
 from zsrobust.attacks.suites import Member, Suite
 from zsrobust.attacks.transfer import Transfer
-from zsrobust.evaluation import Claims
-from zsrobust.recording import evaluate_into, refuted, settings
+from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN, Record, RecordFile, suite_of
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task
@@ -56,7 +56,7 @@ def encoder() -> Toy:
 def evaluated(
     path: Path, encoder: Any, tasks: Sequence[Task], attacks: Sequence[Asked], **options: Any
 ) -> list[Record]:
-    fixed = settings([a.threat for a in attacks], rows=4, device=torch.device("cpu"))
+    fixed = settings(attacks, rows=4, device=torch.device("cpu"))
     run = RunFolder(path, kind="evaluate", settings=fixed)
     with run.records:
         evaluate_into(run, encoder, tasks, attacks, seed=0, **options)
@@ -156,9 +156,9 @@ def test_a_transfer_comes_from_its_source_and_is_judged_by_the_model(encoder: To
 
 
 def test_claims_that_verdicts_refute_are_an_alarm() -> None:
-    assert refuted(Claims(made=100, refuted=1)) is None
-    assert refuted(Claims(made=100, refuted=4)) is None
-    alarm = refuted(Claims(made=20, refuted=2))
+    assert refuted(100, 1) is None
+    assert refuted(100, 4) is None
+    alarm = refuted(20, 2)
     assert alarm is not None
     assert (alarm.name, alarm.evidence) == ("claims-refuted", {"refuted": 2, "claimed": 20})
 
@@ -207,9 +207,11 @@ def test_the_check_up_runs_once_a_model_and_its_alarms_are_kept(
     }
 
 
-def test_fast_says_so(encoder: Toy) -> None:
+def test_fast_says_so_and_so_does_an_attack_made_by_hand() -> None:
     fixed = [
-        settings([THREAT], rows=4, device=torch.device("cpu"), mode=mode)["precision"]
+        settings([Suite("autoattack", THREAT, mode)], rows=4, device=torch.device("cpu"))["precision"]
         for mode in ("exact", "float32", "fast")
     ]
     assert fixed == ["float32", "float32", "bfloat16 (breaks verified in float32)"]
+    by_hand = [PGD(THREAT), PGD(THREAT, 3, precision="bfloat16")]
+    assert settings(by_hand, rows=4, device=torch.device("cpu"))["precision"] == fixed[2]

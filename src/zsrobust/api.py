@@ -124,7 +124,7 @@ def evaluate(
     if pictures and run is None:
         raise ConfigError("pictures are for the report of a run: name its folder with run=")
     with _folder(run) as path:
-        fixed = settings([attack.threat for attack in searches], rows=rows, device=device_of(encoders[0]), mode=mode)
+        fixed = settings(searches, rows=rows, device=device_of(encoders[0]))
         folder = RunFolder(path, kind=kind, settings=fixed)
         if config is not None and not (folder.path / "config.yaml").exists():
             folder.write_config(config)

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from zsrobust.alarms.base import Alarm
 from zsrobust.alarms.checkup import quick
+from zsrobust.alarms.claims import refuted
 from zsrobust.alarms.subject import Subject
 from zsrobust.attacks.base import Attack, Model
 from zsrobust.attacks.binding import Asked, expand
-from zsrobust.attacks.options import Mode
 from zsrobust.attacks.suites import Suite
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, UnreadableImage
@@ -31,34 +31,26 @@ from zsrobust.pixels import to_pixels
 from zsrobust.records import Cell, Done
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task
-from zsrobust.threat import Threat
 
 CHECKED = 16
 """Examples of the check-up before an evaluation."""
 
-# One refuted claim may be rounding at a margin of zero.
-_REFUTED = 2
-_REFUTED_SHARE = 0.05
 
-_PRECISION: dict[Mode, str] = {
-    "exact": "float32",
-    "float32": "float32",
-    "fast": "bfloat16 (breaks verified in float32)",
-}
-
-
-def settings(threats: Sequence[Threat], *, rows: int, device: torch.device, mode: Mode = "exact") -> dict[str, object]:
+def settings(attacks: Sequence[Asked], *, rows: int, device: torch.device) -> dict[str, object]:
     """What must not change within a run.
 
     Raises:
         ConfigError: threats of both spaces: their clean images differ, so they are two runs.
     """
-    spaces = sorted({threat.space for threat in threats})
+    spaces = sorted({attack.threat.space for attack in attacks})
     if len(spaces) != 1:
         raise ConfigError(
             f"one run has one threat space, not {' and '.join(spaces)}: their images differ; make two runs"
         )
-    return {"space": spaces[0], "precision": _PRECISION[mode], "rows": rows, "device": device.type}
+    # A suite's scout does not count: what it cannot break meets every other member in float32.
+    rough = sorted({str(getattr(attack, "precision", "float32")) for attack in attacks} - {"float32"})
+    precision = f"{', '.join(rough)} (breaks verified in float32)" if rough else "float32"
+    return {"space": spaces[0], "precision": precision, "rows": rows, "device": device.type}
 
 
 def evaluate_into(
@@ -112,7 +104,7 @@ def evaluate_into(
             ):  # fmt: skip
                 run.records.append(records)
                 bar.update(_settled(known, searches) - bar.n)
-        if (alarm := refuted(claims)) is not None:
+        if (alarm := refuted(claims.made, claims.refuted)) is not None:
             run.flag(alarm.to_flag(model=encoder.name, task=task.name, seed=seed))
 
 
@@ -166,19 +158,6 @@ def _alarms(classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -
     labels = torch.tensor(some.labels.tolist(), device=pixels.device)
     widest = max((attack.threat for attack in attacks), key=lambda threat: threat.eps)
     yield from quick(Subject(classifier, pixels, labels, widest, seed=seed))
-
-
-def refuted(claims: Claims) -> Alarm | None:
-    """The alarm where verdicts do not confirm what attacks found: they did not attack what was judged."""
-    if claims.refuted < _REFUTED or claims.refuted < _REFUTED_SHARE * claims.made:
-        return None
-    return Alarm(
-        "claims-refuted",
-        "measured",
-        f"{claims.refuted} of {claims.made} images that an attack had broken were right again when they were judged: "
-        "the model answers the same image differently, so the robust accuracy is too high",
-        {"refuted": claims.refuted, "claimed": claims.made},
-    )
 
 
 def describe_model(run: RunFolder, encoder: Encoder) -> None:

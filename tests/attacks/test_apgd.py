@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from tests.fakes import CLASSES, Bumpy, Linear, Toy
+from tests.fakes import CLASSES, SHAPE, Bumpy, Linear, Toy, images, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks.apgd import APGD, periods, surface_start
@@ -25,21 +25,8 @@ from zsrobust.losses import cross_entropy, dlr, margin
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
 
-SHAPE = (3, 4, 5)
 LOSSES = ["ce", "dlr", "margin", "dlr-t", "margin-t"]
 seeds = st.integers(0, 2**16)
-
-
-def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
-    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
-    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
-
-
-def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        labels: Tensor = model(pixels).argmax(1)
-    return labels
 
 
 def run(attack: APGD, model: nn.Module, pixels: Tensor, labels: Tensor, *, leave: bool = True) -> Outcome:

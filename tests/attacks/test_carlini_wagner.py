@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
-from tests.fakes import CLASSES, Bumpy, Linear, Toy
+from tests.fakes import CLASSES, SHAPE, Bumpy, Linear, Toy, images, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks.carlini_wagner import CarliniWagner
@@ -18,21 +17,6 @@ from zsrobust.errors import ConfigError
 from zsrobust.losses import margin
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
-
-SHAPE = (3, 4, 5)
-
-
-def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
-    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
-    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
-
-
-def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        labels: Tensor = model(pixels).argmax(1)
-    return labels
-
 
 # Closed forms
 

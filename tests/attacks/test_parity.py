@@ -18,7 +18,8 @@ from benchmarks.side_by_side import ours
 from torch import Tensor, nn
 
 from zsrobust.attacks.base import Attack
-from zsrobust.attacks.suites import Member, Part, Suite
+from zsrobust.attacks.suites import Member, Suite
+from zsrobust.attacks.views import Part
 from zsrobust.threat import Threat
 
 STEPS, TARGETS, QUERIES = 20, 3, 200

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes import CLASSES, Bumpy, Linear, Toy
+from tests.fakes import CLASSES, SHAPE, Bumpy, Linear, Toy, images, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks import parse
@@ -24,20 +23,7 @@ from zsrobust.randomness import uniform
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
 
-SHAPE = (3, 4, 5)
 seeds = st.integers(0, 2**16)
-
-
-def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
-    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
-    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
-
-
-def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        labels: Tensor = model(pixels).argmax(1)
-    return labels
 
 
 def downhill(model: Linear, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zsrobust.attacks.checks import judge
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
-from zsrobust.errors import ModelError
+from zsrobust.errors import ModelError, UnknownName
 from zsrobust.losses import margin
 from zsrobust.threat import Threat
 
@@ -59,6 +59,12 @@ def test_a_break_that_only_low_precision_sees_does_not_count() -> None:
     # a refuted claim has to come closer before it is looked at again
     assert 40 <= liar.truths <= 40 * 11
     assert int(outcome.forwards.sum()) == liar.lies + liar.truths
+
+
+def test_an_unknown_precision_is_no_low_precision() -> None:
+    model, pixels, labels = breakable(4)
+    with pytest.raises(UnknownName, match="precision 'float16'"):
+        PGD(THREAT, 2, precision="float16").search(model, pixels, labels, seed=0, examples=range(4))  # type: ignore[arg-type]
 
 
 def test_low_precision_finds_what_float32_finds_where_it_does_not_matter() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
-from tests.fakes import CLASSES, Bumpy, Linear, Toy
+from tests import fakes
+from tests.fakes import CLASSES, Bumpy, Linear, Toy, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks.checks import enforce, judge
@@ -27,16 +28,7 @@ SHAPE = (3, 7, 8)
 NORMS = [("linf", 0.02), ("l2", 0.12)]
 
 
-def images(count: int, seed: int = 0, *, shape: Sequence[int] = SHAPE, inner: bool = False) -> Tensor:
-    """(count, 3, H, W) in [0, 1]; ``inner``: away from the border of the box."""
-    pixels = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
-    return 0.4 + 0.2 * pixels if inner else (pixels * 1.4 - 0.2).clamp(0, 1)
-
-
-def predicted(model: nn.Module, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        labels: Tensor = model(pixels).argmax(1)
-    return labels
+images = partial(fakes.images, shape=SHAPE)
 
 
 def oracle(norm: str, eps: float, model: nn.Module, queries: int, seed: int = 0) -> SquareAttack:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attacks.test_pgd import SHAPE, images, predicted
-from tests.fakes import Linear
+from tests.fakes import SHAPE, Linear, images, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks.apgd import APGD

@@ -6,8 +6,7 @@ import json
 
 import pytest
 import torch
-from tests.attacks.test_pgd import SHAPE, images, predicted
-from tests.fakes import Bumpy, Linear
+from tests.fakes import SHAPE, Bumpy, Linear, images, predicted
 from torch import Tensor, nn
 
 from zsrobust.attacks.apgd import APGD

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from zsrobust.attacks.base import Model
-from zsrobust.errors import ModelError
+from zsrobust.errors import ModelError, UnknownName
 from zsrobust.losses import margin
 from zsrobust.passes import float32_only, frozen_weights, weights_of
 from zsrobust.threat import Threat
@@ -109,6 +109,8 @@ class Probe:
         self.model = model
         self.lanes = lanes
         self.threat = threat
+        if precision not in get_args(Precision):
+            raise UnknownName("precision", precision, get_args(Precision))
         self.precision = precision
         self.fixed = getattr(model, "rows", None) is not None
         self.samples: int = getattr(model, "samples", 1)

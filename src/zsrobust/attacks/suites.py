@@ -7,21 +7,19 @@ single attack. Then ``autoattack-few`` takes its place, under its own name, beca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from torch import Tensor
-
 from zsrobust.attacks import published
 from zsrobust.attacks.apgd import APGD, LossName
-from zsrobust.attacks.base import Found, Model, Outcome, Streaming
+from zsrobust.attacks.base import Model
 from zsrobust.attacks.fab import FAB
 from zsrobust.attacks.options import Mode, check_mode, precision_of
 from zsrobust.attacks.probe import Precision
 from zsrobust.attacks.square import Square
-from zsrobust.attacks.views import Sampled
+from zsrobust.attacks.views import Part, Sampled, ThroughView
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.threat import Threat
 
@@ -35,24 +33,8 @@ DRAWS = 20
 """Of a randomised model at every step, at least: AutoAttack's ``rand`` version."""
 
 
-class Part(Streaming, Protocol):
-    """An attack that can be in a suite: it streams, and takes targets."""
-
-    def search(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        examples: Sequence[int],
-        targets: Tensor | None = None,
-    ) -> Outcome:
-        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
-
-
 @dataclass(frozen=True)
-class Member:
+class Member(ThroughView):
     """An attack in its suite.
 
     Attributes:
@@ -72,37 +54,13 @@ class Member:
         """``SUITE/ATTACK``."""
         return f"{self.suite}/{self.title or self.attack.name}"
 
-    @property
-    def threat(self) -> Threat:
-        """The ball."""
-        return self.attack.threat
-
     def describe(self) -> dict[str, object]:
         """The attack's own description, and where it belongs."""
         draws = {"samples": self.samples} if self.samples > 1 else {}
         return self.attack.describe() | draws | {"suite": self.suite, "name": self.name}
 
-    def search(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        examples: Sequence[int],
-        targets: Tensor | None = None,
-    ) -> Outcome:
-        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
-        seen = self._view(model)
-        return self.attack.search(seen, pixels, labels, seed=seed, examples=examples, targets=targets)
-
-    def stream(
-        self, model: Model, pixels: Tensor, labels: Tensor, *, seed: int, examples: Sequence[int]
-    ) -> Iterator[Found]:
-        """As :meth:`zsrobust.attacks.lanes.LaneAttack.stream`."""
-        return self.attack.stream(self._view(model), pixels, labels, seed=seed, examples=examples)
-
-    def _view(self, model: Model) -> Model:
+    def view(self, model: Model) -> Model:
+        """The model, drawn more often where this member asks for it."""
         own: int = getattr(model, "samples", 1)
         return Sampled(model, self.samples) if self.samples > own else model
 

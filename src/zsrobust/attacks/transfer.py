@@ -7,17 +7,14 @@ gradient is masked (Athalye et al. 2018, arXiv 1802.00420, section 3.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
-from torch import Tensor
-
 from zsrobust.attacks.apgd import APGD
-from zsrobust.attacks.base import Found, Model, Outcome
+from zsrobust.attacks.base import Model
 from zsrobust.attacks.naming import full_name
 from zsrobust.attacks.probe import Precision
-from zsrobust.attacks.views import Guided
+from zsrobust.attacks.views import Guided, ThroughView
 from zsrobust.errors import ConfigError
 from zsrobust.threat import Threat
 
@@ -84,14 +81,15 @@ class Transfer:
 
     def bound(self, guide: Model) -> TransferAttack:
         """The attack on a task for which ``guide`` is the source's classifier."""
-        return TransferAttack(self, guide)
+        return TransferAttack(self, self.climb, guide)
 
 
 @dataclass(frozen=True)
-class TransferAttack:
+class TransferAttack(ThroughView):
     """A transfer attack with its source at hand."""
 
     transfer: Transfer
+    attack: APGD
     guide: Model
 
     @property
@@ -99,31 +97,10 @@ class TransferAttack:
         """As :attr:`Transfer.name`."""
         return self.transfer.name
 
-    @property
-    def threat(self) -> Threat:
-        """The ball."""
-        return self.transfer.threat
-
     def describe(self) -> dict[str, object]:
         """As :meth:`Transfer.describe`."""
         return self.transfer.describe()
 
-    def search(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        examples: Sequence[int],
-        targets: Tensor | None = None,
-    ) -> Outcome:
-        """As :meth:`zsrobust.attacks.lanes.LaneAttack.search`."""
-        view = Guided(model, self.guide)
-        return self.transfer.climb.search(view, pixels, labels, seed=seed, examples=examples, targets=targets)
-
-    def stream(
-        self, model: Model, pixels: Tensor, labels: Tensor, *, seed: int, examples: Sequence[int]
-    ) -> Iterator[Found]:
-        """As :meth:`zsrobust.attacks.lanes.LaneAttack.stream`."""
-        return self.transfer.climb.stream(Guided(model, self.guide), pixels, labels, seed=seed, examples=examples)
+    def view(self, model: Model) -> Model:
+        """Judged by the model, climbed on the guide."""
+        return Guided(model, self.guide)
