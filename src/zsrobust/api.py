@@ -26,6 +26,8 @@ from zsrobust.recording import describe_model, evaluate_into, settings
 from zsrobust.report import Run, Summary, load_run, summarise, write
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task, task
+from zsrobust.tasks.catalogue import catalogue
+from zsrobust.tasks.suites import SUITES
 from zsrobust.threat import Threat
 
 
@@ -209,7 +211,9 @@ def resolve_tasks(
     select: Sequence[str] = (),
     on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> list[Task]:
-    """Tasks from names, paths (a folder of TOML files is all of them), or tasks; ``"a,b"`` is two.
+    """Tasks from names, suites (``"paper15"``), paths (a folder of TOML files is all of them), or tasks.
+
+    ``"a,b"`` is two.
 
     ``classes``, ``templates`` and ``select`` are those of :func:`zsrobust.task` where they are not empty; the templates
     are for all tasks, the class names for one.
@@ -246,6 +250,8 @@ def resolve_tasks(
 
 def _expanded(spec: str) -> Sequence[str]:
     folder = Path(spec)
+    if spec in SUITES:
+        return SUITES[spec].members(sorted(catalogue()))
     return sorted(str(toml) for toml in folder.glob("*.toml")) or [spec] if folder.is_dir() else [spec]
 
 

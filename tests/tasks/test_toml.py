@@ -9,11 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.tasks.tiny_data import pixels, write_folder, write_parquet, write_webdataset
 
+from zsrobust.api import resolve_tasks
 from zsrobust.errors import ConfigError, DataError, UnknownName
 from zsrobust.geometry import Geometry
 from zsrobust.tasks import find, names, task
+from zsrobust.tasks.naming import by_name
+from zsrobust.tasks.source import Source
+from zsrobust.tasks.spec import SourceSpec, TaskSpec
+from zsrobust.tasks.suites import SUITES
 
 BIRDS = """
 version = 3
@@ -30,6 +37,15 @@ train = { from = "train", rows = "0:4", size = 6 }
 validation = { from = "train", rows = "4:6", size = 6 }
 test = 3
 """
+
+
+PROVENANCE = """[provenance]
+classes = "owner/repo names.txt"
+templates = "owner/repo main.py"
+splits = "unverified"
+geometry = "owner/repo main.py"
+revision = "unverified: none was seen"
+[source]"""
 
 
 @pytest.fixture
@@ -187,23 +203,124 @@ def test_images_of_another_size_than_the_toml_says(birds, tmp_path):
     assert opened.images([0]).shape == (1, 4, 5, 3)
 
 
-def test_classes_in_another_order_than_the_data(birds, tmp_path):
+def test_classes_are_matched_by_name_in_every_kind_of_data(birds, tmp_path):
     edit(birds, ('["owl", "wren"]', '["wren", "owl"]'))
-    with pytest.raises(DataError, match=r"task 'birds': class 0 is 'wren', but 'owl' in .*; where the data calls its"):
+    store = tmp_path / "store"
+    opened = task(birds, data=store)
+    assert [opened.class_names[label] for label in opened.labels] == ["wren", "owl", "wren"]
+    assert opened.source.data_classes == ("wren", "owl")
+    (store / "birds-test.parquet").unlink()
+    write_folder(store / "birds" / "test", {"Owl": 1, "wren": 2})
+    assert task(birds, data=store).labels.tolist() == [1, 0, 0]
+    (store / "birds").rename(tmp_path / "folder")
+    write_webdataset(store / "birds", [[1, 0, 1]], ["owl", "WREN"])
+    assert task(birds, data=store).labels.tolist() == [0, 1, 0]
+    (store / "birds" / "classnames.txt").unlink()  # numbers without names are in the TOML's order
+    assert task(birds, data=store).labels.tolist() == [1, 0, 1]
+
+
+@given(st.permutations(range(6)), st.permutations(range(6)))
+def test_whatever_the_order_of_the_data_an_image_keeps_its_class(order, rows):
+    names = ["a", "b", "c_c", "c-d", "E", "e f"]
+    spec = TaskSpec("t", SourceSpec(), classes=tuple("uvwxyz"), data_classes=tuple((name,) for name in names))
+    source = Source("here", "folder", np.array(rows), tuple(names[i] for i in order))
+    numbered = by_name(spec, source)
+    assert [names[label] for label in numbered.labels] == [source.data_classes[label] for label in rows]
+    assert numbered.data_classes == tuple(names)
+
+
+def test_names_of_the_data_come_before_those_of_the_prompts(birds, tmp_path):
+    edit(birds, ("templates", 'data_classes = [["wren", "Troglodytes"], "owl"]\ntemplates'))  # crossed on purpose
+    assert task(birds, data=tmp_path / "store").labels.tolist() == [0, 1, 0]
+    write_folder(tmp_path / "other" / "birds" / "test", {"owl": 1, "troglodytes": 2})
+    assert task(birds, data=tmp_path / "other").labels.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("data_classes", "names", "message"),
+    [
+        (
+            "",
+            ["owl", "hen"],
+            r"test\.parquet are not the task's: only the data has hen; only the task has wren \(where",
+        ),
+        ("", ["owl"], r"are not the task's: only the task has wren \(where the data calls"),
+        ("", ["owl", "wren", "hen"], "are not the task's: only the data has hen"),
+        ("", ["owl", "wren", "Owl"], r"'owl' and 'Owl' of .*birds-test\.parquet are both its class 'owl'"),
+        ('["o", "w"]', ["o", "v"], "are not the task's: only the data has v; only the task has w$"),
+    ],
+)
+def test_names_that_do_not_match_are_listed_on_both_sides(birds, tmp_path, data_classes, names, message):
+    if data_classes:
+        edit(birds, ("templates", f"data_classes = {data_classes}\ntemplates"))
+    write_parquet(tmp_path / "store" / "birds-test.parquet", [0] * 3, names=names)
+    with pytest.raises(DataError, match=rf"task 'birds': .*{message}"):
         task(birds, data=tmp_path / "store")
 
 
-def test_other_data_classes_than_the_toml_says(birds, tmp_path):
-    edit(birds, ("templates", 'data_classes = ["owl", "wren"]\ntemplates'))
-    assert len(task(birds, data=tmp_path / "store")) == 3
-    with pytest.raises(DataError, match=r"class 1 is 'wren', but 'Wren' in .*birds-train\.parquet$"):
-        task(birds, split="train", data=tmp_path / "store")
-
-
-def test_another_number_of_classes(birds, tmp_path):
-    edit(birds, ('"wren"]', '"wren", "auk"]'))
-    with pytest.raises(DataError, match=r"task 'birds' has 3 classes, but .*birds-test\.parquet has 2"):
+def test_a_label_beyond_the_names_of_the_data(birds, tmp_path):
+    write_parquet(tmp_path / "store" / "birds-test.parquet", [0, 2, 1], names=["owl", "wren"])
+    with pytest.raises(DataError, match="row 1 has the label 2, but there are only 2 class names"):
         task(birds, data=tmp_path / "store")
+
+
+def test_template_sets_are_chosen_by_name(birds, tmp_path):
+    edit(birds, ("[source]", '[template_sets]\nopenai = ["a photo of a {c}.", "art of the {}"]\n[source]'))
+    opened = task(birds, data=tmp_path / "store", templates="openai")
+    assert opened.templates == ("a photo of a {}.", "art of the {}")
+    assert task(birds, data=tmp_path / "store", templates=["openai", "{}"]).templates[-1] == "{}"
+    assert task(birds, data=tmp_path / "store").templates == ("a {}", "the {}")
+    with pytest.raises(UnknownName, match="template set of task 'birds' 'opnai'; did you mean 'openai'"):
+        task(birds, data=tmp_path / "store", templates="opnai")
+
+
+def test_a_split_that_places_call_differently(birds, tmp_path):
+    edit(birds, ("test = 3", 'test = { from = ["holdout", "test"], size = 3 }'))
+    assert task(birds, data=tmp_path / "store").source.where.endswith("birds-test.parquet")
+    write_folder(tmp_path / "other" / "birds" / "test", {"owl": 1, "wren": 2})
+    assert len(task(birds, data=tmp_path / "other")) == 3
+    (tmp_path / "other" / "birds" / "test").rename(tmp_path / "other" / "birds" / "train")
+    with pytest.raises(DataError, match=r"birds has no 'holdout' split \(it has: train\)"):
+        task(birds, data=tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
+def test_all_is_every_split(birds, tmp_path, kind):
+    edit(birds, ("test = 3", 'test = { from = "all", size = 5 }'), ("birds-{split}.parquet", "none"))
+    root = tmp_path / "store" / "birds"
+    if kind == "folder":
+        write_folder(root / "train", {"owl": 1, "wren": 1})
+        write_folder(root / "test", {"owl": 1, "wren": 2}, first=2)
+    elif kind == "parquet":
+        write_parquet(root / "train.parquet", [0, 1], names=["owl", "wren"])
+        write_parquet(root / "test.parquet", [0, 1, 1], names=["owl", "wren"], first=2)
+    else:
+        write_webdataset(root, [[0, 1]], ["owl", "wren"], split="train")
+        write_webdataset(root, [[0, 1, 1]], ["owl", "wren"])
+    assert np.bincount(task(birds, data=tmp_path / "store").labels).tolist() == [2, 3]
+
+
+def test_what_a_toml_knows_of_its_sources(birds):
+    edit(birds, ("version = 3", 'version = 3\npaper = "The same."\nby_hand = "Ask."'), ("[source]", PROVENANCE))
+    spec = find(birds)
+    assert (spec.paper, spec.by_hand, spec.unverified) == ("The same.", "Ask.", ("splits", "revision"))
+    edit(birds, ('classes = "owner/repo names.txt"\n', ""))
+    with pytest.raises(
+        ConfigError, match=r"\[provenance\] classes is missing: where was its value seen\? 'unverified'"
+    ):
+        find(birds)
+
+
+def test_suites_are_lists_of_tasks(birds):
+    world = resolve_tasks("world", limit=10)
+    assert [one.name for one in world] == [name for name in names() if name.startswith("world-")]
+    assert set(SUITES["paper16"].tasks) - set(SUITES["paper15"].tasks) == {"imagenet"}
+    assert [len(SUITES[name].tasks) for name in ("paper16", "paper15", "farevlm13")] == [16, 15, 13]
+    with pytest.raises(ConfigError, match=r"'paper15' is a suite of tasks, and one task is wanted here"):
+        task("paper15")
+    edit(birds.rename(birds.parent / "world.toml"))
+    with pytest.raises(ConfigError, match="'world' is the name of a suite"):
+        names(birds.parent)
 
 
 def test_another_number_of_examples(birds, tmp_path):
@@ -272,6 +389,18 @@ def test_a_kind_that_the_data_is_not(birds, tmp_path):
         ('rows = "0:4", ', "", r"\[splits\] train and validation overlap: both have rows of the data's 'train'"),
         ('"4:6"', '"4-6"', r"\[splits\] validation: rows = '4-6' is not a range 'first:end' within the split"),
         ('"4:6"', '"4:7"', "rows = '4:7' is not a range"),
+        ("test = 3", "test = { from = [] }", r"\[splits\] test: from = \[\] names no split"),
+        ("version = 3", 'data_classes = ["a"]', "data_classes has 1 names, but classes has 2: one each, in the same"),
+        ("version = 3", 'data_classes = ["a", ["b", "a"]]', "data_classes: the class name 'a' is there twice"),
+        ("version = 3", 'data_classes = ["a", []]', "data_classes: class 1 has no name"),
+        ("version = 3", 'data_classes = ["a", 2]', "must be a list of texts"),
+        ("[source]", '[source]\nlayout = "pet"', r"unknown \[source\] layout 'pet'; did you mean 'pets'"),
+        ("[source]", '[template_sets]\n"open ai" = ["{}"]\n[source]', r"\[template_sets\] 'open ai' must be one word"),
+        ("[source]", "[template_sets]\nopenai = []\n[source]", r"\[template_sets\] openai has no templates"),
+        ("[source]", '[template_sets]\nopenai = ["a"]\n[source]', r"\[template_sets\] openai: the template 'a' needs"),
+        ("[source]", '[provenance]\nclases = "x"\n[source]', r"unknown key in \[provenance\] 'clases'; did you mean"),
+        ("[source]", '[provenance]\nclasses = ""\n[source]', r"\[provenance\] classes is empty"),
+        ("[source]", "[provenance]\nclasses = 1\n[source]", "classes = 1 must be a text: where its value was seen"),
         ("version = 3", "version = ", r"birds\.toml is not a readable TOML file \(Invalid value"),
     ],
 )
@@ -298,6 +427,11 @@ def test_every_shipped_toml_is_well_formed():
         assert spec.geometry is not None, name
         assert spec.splits is not None, name
         assert set(spec.follows_from) <= set(known), name
+        if spec.source.kind is None:  # data of others
+            assert spec.provenance, name
+            assert spec.source.local, name
+    for suite in SUITES.values():
+        assert set(suite.members(known)) <= set(known)
 
 
 def test_digits():

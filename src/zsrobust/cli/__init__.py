@@ -19,11 +19,14 @@ from zsrobust.errors import UnknownName, ZSRobustError
 COMMANDS = {
     "demo": "the whole story on the embedded model: evaluate, adapt, evaluate again",
     "adapt": "make a model robust: adversarial adaptation on a task, from a recipe",
+    "interpolate": "mix an adapted model with its original, for a frontier",
     "evaluate": "clean and robust accuracy of models, task by task, with intervals",
+    "study": "a grid of adaptations and evaluations from a recipe, with figures",
     "sanity": "could a robust accuracy of a model be a lie? looks for the reasons",
     "report": "one report of one or several runs",
     "attack": "attack one image of yours",
-    "ls": "what there is: tasks, methods, attacks, models, recipes",
+    "data": "is the data of a task there, complete and right? (data check TASK)",
+    "ls": "what there is: tasks, suites, methods, attacks, models, recipes",
     "doctor": "look for what is broken in this installation",
 }
 
@@ -37,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None: the process's own.
 
     Returns:
-        Exit status: 0 done; 1 a bug, or doctor found something broken; 2 a mistake in what was asked, or a situation
-        that stops the command; 130 interrupted; 141 whoever read the output went away.
+        Exit status: 0 done; 1 a bug, or doctor or data check found something wrong; 2 a mistake in what was asked, or
+        a situation that stops the command; 130 interrupted; 141 whoever read the output went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A warning is a remark to whoever reads the terminal, not a line of source code.
@@ -85,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {name:<11} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: zsrobust COMMAND ...",

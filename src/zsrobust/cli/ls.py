@@ -18,16 +18,16 @@ from zsrobust.registry import Registry
 
 @dataclass(kw_only=True)
 class LsOptions:
-    """List what there is: tasks, methods, attacks, models or recipes."""
+    """List what there is: tasks, suites of tasks, methods, attacks, models or recipes."""
 
     what: str | None = None
-    """tasks, methods, attacks, models or recipes; also written without --what."""
+    """tasks, suites, methods, attacks, models or recipes; also written without --what."""
 
 
 COMMAND = Command(
     name="ls",
     options=LsOptions,
-    usage="tasks|methods|attacks|models|recipes",
+    usage="tasks|suites|methods|attacks|models|recipes",
     positional="what",
     examples=("zsrobust ls tasks",),
 )
@@ -46,7 +46,7 @@ def run(options: LsOptions) -> None:
     for name, words in rows:
         print(
             textwrap.fill(
-                f"{name:<{width}}  {words}", columns, subsequent_indent=" " * (width + 2), drop_whitespace=True
+                f"{name:<{width}}  {words}", columns, subsequent_indent=" " * (width + 2), break_on_hyphens=False
             )
         )
     if kind in NOTES:
@@ -57,6 +57,14 @@ def _tasks() -> list[tuple[str, str]]:
     from zsrobust.tasks import find, names
 
     return [(name, find(name).description) for name in names()]
+
+
+def _suites() -> list[tuple[str, str]]:
+    from zsrobust.tasks import names
+    from zsrobust.tasks.suites import SUITES
+
+    known = names()
+    return [(name, f"{suite.description} [{', '.join(suite.members(known))}]") for name, suite in SUITES.items()]
 
 
 def _methods() -> list[tuple[str, str]]:
@@ -83,6 +91,7 @@ def _recipes() -> list[tuple[str, str]]:
 
 KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "tasks": _tasks,
+    "suites": _suites,
     "methods": _methods,
     "attacks": _attacks,
     "models": _models,
@@ -91,6 +100,8 @@ KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 NOTES = {
     "tasks": "A task is also a TOML file, a .parquet file, a folder with one folder of images a class, or "
     "hub:owner/name.",
+    "suites": "A suite's name stands for its tasks wherever several are taken: zsrobust evaluate --tasks paper15, "
+    "zsrobust data check paper16.",
     "models": "A model is also a local folder in the Hugging Face layout, a run of 'zsrobust adapt', or a hub id "
     "such as openai/clip-vit-base-patch32.",
     "attacks": "NAME:option=value sets an option in brackets, as in apgd:ce:steps=50; several follow each other. A "

@@ -69,7 +69,10 @@ def run(options: SanityOptions) -> int:
     from zsrobust.jobs import load_model
     from zsrobust.run_folder import write_atomically
 
-    (task,) = resolve_tasks([options.task], split=options.split, data=options.data)
+    tasks = resolve_tasks([options.task], split=options.split, data=options.data)
+    if len(tasks) > 1:
+        raise ConfigError(f"--task {options.task} is {len(tasks)} tasks; sanity looks at one: {tasks[0].name}, ...")
+    (task,) = tasks
     encoder = load_model(options.model, device=options.device)
     others = [load_model(name, device=options.device) for name in options.transfer]
     with tqdm(total=CHECKS, disable=None, leave=False, unit="check") as bar:

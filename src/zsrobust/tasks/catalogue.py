@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from zsrobust.errors import ConfigError
+from zsrobust.tasks.suites import SUITES
 
 HERE = Path(__file__).parent
 GROUP = "zsrobust.tasks"
@@ -41,6 +42,8 @@ def catalogue(tasks_dir: str | Path | None = None) -> dict[str, Path]:
 
 def _add(found: dict[str, Path], folder: Path) -> None:
     for file in sorted(folder.glob("*.toml")):
+        if file.stem in SUITES:
+            raise ConfigError(f"{file}: '{file.stem}' is the name of a suite of tasks; rename it")
         if file.stem in found:
             raise ConfigError(f"task '{file.stem}' of {file} clashes with {found[file.stem]}; rename it")
         found[file.stem] = file

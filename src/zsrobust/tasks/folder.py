@@ -8,6 +8,7 @@ never passed over.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from zsrobust.errors import DataError
 from zsrobust.tasks.images import is_image
 from zsrobust.tasks.source import (
+    UNDIVIDED,
     Source,
     check_undivided,
     hidden,
@@ -46,23 +48,29 @@ class FolderSource(Source):
             raise DataError(f"{self.name(row)}: cannot be read as an image ({reason})") from problem
 
 
-def open_folder(root: Path, split: str) -> FolderSource:
+def open_folder(root: Path, split: str, *, without: Collection[str] = ()) -> FolderSource:
     """Open one split of an image folder.
 
     Class names are the class folders' names over all splits, sorted.
 
+    Args:
+        root: The folder.
+        split: ``"all"`` is every split, one after the other.
+        without: Folders that are no classes.
+
     Raises:
         DataError: empty, flat, without the split, or with a class that has no image in it.
     """
-    base, class_folders = _base_and_classes(root, split)
+    bases, class_folders = _bases_and_classes(root, split, without)
     files: list[Path] = []
     labels: list[int] = []
-    ignored = [path.name for path in sorted(base.iterdir()) if path.is_file()]
+    ignored = [path.name for base in bases for path in sorted(base.iterdir()) if path.is_file()]
     for label, folder_name in enumerate(class_folders):
-        images, others = _images_below(base / folder_name)
+        below = [_images_below(base / folder_name) for base in bases]
+        images, others = ([path for pair in below for path in pair[0]], [name for pair in below for name in pair[1]])
         if not images:
             told = f"; {len(others)} other files were ignored: {shown_names(others, 3)}" if others else ""
-            raise DataError(f"{root}: class '{folder_name}' has no images in {base / folder_name}{told}")
+            raise DataError(f"{root}: class '{folder_name}' has no images in {bases[0] / folder_name}{told}")
         files += images
         labels += [label] * len(images)
         ignored += others
@@ -89,20 +97,22 @@ def folder_splits(root: Path) -> dict[str, Path]:
     return found
 
 
-def _base_and_classes(root: Path, split: str) -> tuple[Path, list[str]]:
+def _bases_and_classes(root: Path, split: str, without: Collection[str]) -> tuple[list[Path], list[str]]:
+    """(the folders of the split, the names of the class folders in any split)."""
     splits = folder_splits(root)
     if not splits:
-        class_folders = [folder.name for folder in _folders(root)]
+        class_folders = [folder.name for folder in _folders(root) if folder.name not in without]
         if not class_folders:
             raise _no_class_folders(root)
         check_undivided(str(root), split, "put the class folders under train/, validation/ and test/")
-        return root, class_folders
-    if split not in splits:
+        return [root], class_folders
+    if split not in splits and split != UNDIVIDED:
         raise no_split(str(root), split, list(splits))
-    class_folders = sorted({folder.name for base in splits.values() for folder in _folders(base)})
-    if not class_folders:
-        raise _no_class_folders(splits[split])
-    return splits[split], class_folders
+    bases = [splits[name] for name in sorted(splits)] if split == UNDIVIDED else [splits[split]]
+    found = {folder.name for base in splits.values() for folder in _folders(base)} - set(without)
+    if not found:
+        raise _no_class_folders(bases[0])
+    return bases, sorted(found)
 
 
 def _no_class_folders(folder: Path) -> DataError:

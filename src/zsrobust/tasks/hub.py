@@ -7,7 +7,7 @@ from typing import Any
 
 from zsrobust.errors import DataError
 from zsrobust.tasks.columns import encode_labels, pick_image, pick_label
-from zsrobust.tasks.source import Source
+from zsrobust.tasks.source import NoSplit, Source
 from zsrobust.tasks.webdataset import TEMPLATES
 
 _OTHER_NAMES = {"validation": ("valid", "val", "dev"), "train": ("training",), "test": ("testing",)}
@@ -44,8 +44,8 @@ def open_hub(
     """Download, or find in the cache, one split of a hub data set.
 
     Raises:
-        DataError: it cannot be reached or does not exist, has no such split, or its columns cannot be told
-            apart.
+        NoSplit: it has no such split.
+        DataError: it cannot be reached or does not exist, or its columns cannot be told apart.
     """
     import datasets
 
@@ -82,7 +82,7 @@ def _load(repository: str, config: str | None, split: str, revision: str | None)
             if "split" in text.lower() and isinstance(problem, ValueError):
                 if number + 1 < len(names):
                     continue
-                raise DataError(f"hub:{repository} has no '{split}' split ({text})") from problem
+                raise NoSplit(f"hub:{repository} has no '{split}' split ({text})") from problem
             raise DataError(
                 f"hub:{repository} cannot be loaded ({text}); "
                 "check the name and the network, or use a local copy (a .parquet file or a folder)"

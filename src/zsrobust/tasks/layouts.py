@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from zsrobust.errors import DataError
+from zsrobust.tasks.archives import open_archive
 from zsrobust.tasks.folder import LAYOUT, open_folder
 from zsrobust.tasks.generated import open_digits, open_world
 from zsrobust.tasks.hub import open_hub
 from zsrobust.tasks.parquet import open_parquet, parquet_files
-from zsrobust.tasks.source import Source
+from zsrobust.tasks.source import NoSplit, Source
 from zsrobust.tasks.spec import SourceSpec, TaskSpec
 from zsrobust.tasks.webdataset import is_webdataset, open_webdataset
 
@@ -25,45 +27,72 @@ def data_folder(data: str | Path | None) -> Path:
     return Path(data or os.environ.get("ZSROBUST_DATA") or "data").expanduser()
 
 
-def open_source(spec: TaskSpec, split: str, data: str | Path | None) -> Source:
+def open_source(spec: TaskSpec, splits: Sequence[str], data: str | Path | None) -> Source:
     """Open the first of a TOML's alternatives that is there.
 
+    Args:
+        spec: The TOML.
+        splits: What the data may call the split; the first that it has.
+        data: See ``data_folder``.
+
     Raises:
-        DataError: none is; every place that was looked at is named.
+        NoSplit: data is there, but with none of the splits.
+        DataError: no data is there; every place that was looked at is named.
     """
     source = spec.source
     if source.kind == "world":
-        return open_world(source.view or "", split)
+        return open_world(source.view or "", splits[0])
     if source.kind == "digits":
-        return open_digits(split)
-    looked: list[str] = []
-    for place in _places(spec, split, data):
+        return open_digits(splits[0])
+    without: NoSplit | None = None
+    for split, place in local_places(spec, splits, data):
         if place.exists():
-            return open_path(place, split, source)
-        looked.append(str(place))
+            try:
+                return open_path(place, split, source)
+            except NoSplit as problem:
+                without = without or problem
+    if without is not None:
+        raise without
+    looked = ", ".join(dict.fromkeys(str(place) for _, place in local_places(spec, splits, data)))
     if source.hub is None:
-        raise DataError(
-            f"task '{spec.name}': no data; looked for {', '.join(looked)} (--data or ZSROBUST_DATA say where)"
-        )
+        raise DataError(f"task '{spec.name}': no data; looked for {looked} (--data or ZSROBUST_DATA say where)")
     try:
-        return open_hub(
-            source.hub,
-            split,
-            revision=source.revision,
-            config=source.config,
-            image_column=source.image_column,
-            label_column=source.label_column,
-        )
+        return _open_hub(source.hub, splits, source)
     except DataError as problem:
         if not looked:
             raise
         raise DataError(
-            f"task '{spec.name}': {problem}; looked before for {', '.join(looked)} (--data or ZSROBUST_DATA say where)"
+            f"task '{spec.name}': {problem}; looked before for {looked} (--data or ZSROBUST_DATA say where)"
         ) from problem
 
 
+def local_places(spec: TaskSpec, splits: Sequence[str], data: str | Path | None) -> list[tuple[str, Path]]:
+    """(split, file or folder) of every place of the TOML on this machine, in the order they are tried."""
+    beside = spec.file.parent if spec.file is not None else Path()
+    names = [(beside, spec.source.path)] if spec.source.path else []
+    names += [(data_folder(data), text) for text in spec.source.local]
+    return [(split, folder / _filled(text, split)) for folder, text in names for split in splits]
+
+
+def _open_hub(repository: str, splits: Sequence[str], source: SourceSpec) -> Source:
+    for split in splits:
+        try:
+            return open_hub(
+                repository,
+                split,
+                revision=source.revision,
+                config=source.config,
+                image_column=source.image_column,
+                label_column=source.label_column,
+            )
+        except NoSplit:
+            if split == splits[-1]:
+                raise
+    raise AssertionError("unreachable")
+
+
 def open_path(path: Path, split: str, source: SourceSpec) -> Source:
-    """Open a file or folder by its layout, or as ``source.kind`` says.
+    """Open a file or folder by its layout: the archive of ``source.layout``, else as ``source.kind`` says.
 
     Raises:
         DataError: it has none of the layouts, is not what ``kind`` says, or may not be read.
@@ -75,6 +104,10 @@ def open_path(path: Path, split: str, source: SourceSpec) -> Source:
 
 
 def _open_path(path: Path, split: str, source: SourceSpec) -> Source:
+    if source.layout is not None and path.is_dir():
+        unpacked = open_archive(source.layout, path, split)
+        if unpacked is not None:
+            return unpacked
     kind = _layout(path)
     if source.kind is not None and source.kind != kind:
         raise DataError(f"{path} looks like {kind}, but its TOML says kind = '{source.kind}'")
@@ -93,13 +126,6 @@ def _layout(path: Path) -> str:
     if is_webdataset(path):
         return "webdataset"
     return "parquet" if parquet_files(path) else "folder"
-
-
-def _places(spec: TaskSpec, split: str, data: str | Path | None) -> list[Path]:
-    source = spec.source
-    beside = spec.file.parent if spec.file is not None else Path()
-    places = [beside / _filled(source.path, split)] if source.path else []
-    return places + [data_folder(data) / _filled(text, split) for text in source.local]
 
 
 def _filled(text: str, split: str) -> str:

@@ -15,9 +15,10 @@ from zsrobust.geometry import Geometry
 from zsrobust.tasks.base import Task, frozen
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.layouts import looks_like_path, open_path, open_source
-from zsrobust.tasks.naming import rename, resolve_classes, resolve_templates
+from zsrobust.tasks.naming import by_name, rename, resolve_classes, resolve_templates
 from zsrobust.tasks.source import SPLITS, Source, shown_names
-from zsrobust.tasks.spec import SourceSpec, Split, TaskSpec, check_templates, read_spec
+from zsrobust.tasks.spec import SourceSpec, Split, TaskSpec, read_spec
+from zsrobust.tasks.suites import SUITES
 
 NATIVE_SIDE = 224
 """Images no larger than this, all of one size, keep it where no geometry is given."""
@@ -47,9 +48,11 @@ def task(
         split: Which split. Data that is not divided is all ``test``.
         limit: A stratified subset of so many examples; see ``Task.take``.
         seed: For the limit.
-        classes: Names to use in the prompts: one for every class, in the data's order (for a folder: the
-            sorted folders), or ``{data's name: name}`` for some of them, also written ``"folder=name"``.
-        templates: Prompt templates with one ``{}`` each.
+        classes: Names to use in the prompts: one for every class, in the TOML's order, without a TOML in the data's
+            (for a folder: the sorted folders), or ``{data's name: name}`` for some of them, also written
+            ``"folder=name"``.
+        templates: Prompt templates with one ``{}`` each; a word without braces is a template set of the TOML, such as
+            ``"openai"``.
         select: Only these classes (by the names in use), and only their names; they keep the data's order. The
             task is then called ``NAME[class+class]``.
         geometry: In place of the task's own.
@@ -59,14 +62,16 @@ def task(
             and leaves unreadable ones out, so that fewer than ``limit`` may remain.
 
     Raises:
-        UnknownName: no such task, split or class.
+        UnknownName: no such task, split, class or template set.
         ConfigError: an argument or the TOML is not allowed.
-        DataError: the data is missing, broken, or not what the TOML says.
+        DataError: the data is missing, broken, or not what the TOML says: in size or in the names of its classes, which
+            are matched by name.
     """
     if on_bad_image not in ("stop", "skip"):
         raise UnknownName("on_bad_image", str(on_bad_image), ("stop", "skip"))
     given = find(spec, tasks_dir=tasks_dir)
     source, rows = _open_split(given, split, data)
+    source = by_name(given, source)
     names = resolve_classes(given, source)
     names = names if classes is None else rename(names, source, classes)
     asked = (templates,) if isinstance(templates, str) else tuple(templates or ())
@@ -76,7 +81,7 @@ def task(
         description=given.description,
         split=split,
         class_names=names,
-        templates=check_templates(asked, "templates") or resolve_templates(given, source),
+        templates=resolve_templates(given, source, asked),
         follows_from=given.follows_from,
         geometry=geometry or given.geometry or Geometry(),
         ids=frozen(rows),
@@ -100,7 +105,7 @@ def find(spec: str | Path, *, tasks_dir: str | Path | None = None) -> TaskSpec:
 
     Raises:
         UnknownName: no such task.
-        ConfigError: a broken TOML.
+        ConfigError: a broken TOML, or a suite's name.
         DataError: a path that does not exist.
     """
     text = str(spec)
@@ -121,6 +126,10 @@ def find(spec: str | Path, *, tasks_dir: str | Path | None = None) -> TaskSpec:
         like_hub = re.fullmatch(r"\w[\w.-]*/\w[\w-]*", text)
         hint = f"; for the Hugging Face hub write hub:{text}" if like_hub else ""
         raise DataError(f"no such file or folder: {text}{hint}")
+    if text in SUITES:
+        raise ConfigError(
+            f"'{text}' is a suite of tasks, and one task is wanted here ('zsrobust ls suites' lists them)"
+        )
     raise UnknownName("task", text, known, also="there is no file or folder of that name")
 
 
@@ -131,28 +140,38 @@ def names(tasks_dir: str | Path | None = None) -> list[str]:
 
 def _open_split(spec: TaskSpec, split: str, data: str | Path | None) -> tuple[Source, np.ndarray]:
     """(the data's split, the rows of it that make up ours), with sizes checked."""
-    declared = Split(None, split)
-    if spec.splits is None and split not in SPLITS:
-        raise UnknownName("split", split, SPLITS)
-    if spec.splits is not None:
-        if split not in spec.splits:
-            raise UnknownName(f"split of task '{spec.name}'", split, spec.splits)
-        declared = spec.splits[split]
+    declared = declared_split(spec, split)
     if spec.file is None and spec.source.path is not None:
-        source = open_path(Path(spec.source.path), declared.source, spec.source)
+        source = open_path(Path(spec.source.path), split, spec.source)
     else:
-        source = open_source(spec, declared.source, data)
+        source = open_source(spec, declared.sources, data)
+    called = " or ".join(declared.sources)
     if declared.size is not None and len(source) != declared.size:
         raise DataError(
-            f"task '{spec.name}': {source.where} has {len(source):,} examples in its '{declared.source}' split, "
+            f"task '{spec.name}': {source.where} has {len(source):,} examples in its '{called}' split, "
             f"but its TOML says {declared.size:,}"
         )
     if len(source) == 0:
-        raise DataError(f"{source.where} has no examples in its '{declared.source}' split")
+        raise DataError(f"{source.where} has no examples in its '{called}' split")
     first, end = declared.rows or (0, len(source))
     if end > len(source):
         raise DataError(f"task '{spec.name}': rows {first}:{end} of {source.where}, which has only {len(source):,}")
     return source, np.arange(first, end)
+
+
+def declared_split(spec: TaskSpec, split: str) -> Split:
+    """What a TOML says about one of its splits.
+
+    Raises:
+        UnknownName: it has no such split.
+    """
+    if spec.splits is None:
+        if split not in SPLITS:
+            raise UnknownName("split", split, SPLITS)
+        return Split(None, (split,))
+    if split not in spec.splits:
+        raise UnknownName(f"split of task '{spec.name}'", split, spec.splits)
+    return spec.splits[split]
 
 
 def _selected(opened: Task, wanted: Sequence[str]) -> Task:

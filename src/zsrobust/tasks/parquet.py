@@ -16,7 +16,7 @@ from typing import Any
 
 from zsrobust.errors import DataError
 from zsrobust.tasks.columns import encode_labels, pick_image, pick_label
-from zsrobust.tasks.source import Source, check_undivided, hidden, no_split, split_of, split_of_folder
+from zsrobust.tasks.source import UNDIVIDED, Source, check_undivided, hidden, no_split, split_of, split_of_folder
 
 GROUP_CACHE_BYTES = 2 * 2**30
 """Encoded bytes of row groups kept in memory."""
@@ -119,6 +119,8 @@ def _split_files(path: Path, split: str) -> dict[str, list[Path]]:
         return {split: files}
     if "" in found:
         raise DataError(f"{path}: {found[''][0].name} names no split, but other files do; rename it or move it away")
+    if split == UNDIVIDED:
+        return {split: files}
     if split not in found:
         raise no_split(str(path), split, list(found))
     return found

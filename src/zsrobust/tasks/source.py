@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 """The splits of data without a TOML; a TOML may declare others."""
 UNDIVIDED = "all"
-"""What a TOML's ``from`` calls data that is not divided into splits."""
+"""What a TOML's ``from`` calls everything the data has, whether it is divided into splits or not."""
 _WORDS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -42,19 +42,23 @@ def split_of_folder(name: str) -> str | None:
     return _WORDS.get(name.lower())
 
 
-def no_split(where: str, split: str, present: Sequence[str]) -> DataError:
+class NoSplit(DataError):
+    """The data is there, but has no such split."""
+
+
+def no_split(where: str, split: str, present: Sequence[str]) -> NoSplit:
     """The one line for a split that the data does not have."""
-    return DataError(f"{where} has no '{split}' split (it has: {', '.join(sorted(present)) or 'none'})")
+    return NoSplit(f"{where} has no '{split}' split (it has: {', '.join(sorted(present)) or 'none'})")
 
 
 def check_undivided(where: str, split: str, how: str) -> None:
     """Data that is not divided into splits is all ``test``; used as ``train`` it would be tested on as well.
 
     Raises:
-        DataError: another split is asked for; ``how`` says how to divide the data.
+        NoSplit: another split is asked for; ``how`` says how to divide the data.
     """
     if split not in ("test", UNDIVIDED):
-        raise DataError(
+        raise NoSplit(
             f"{where} is not divided into splits, so all of it is its test split (--split test); for '{split}' {how}"
         )
 
@@ -65,7 +69,7 @@ class Source:
 
     Attributes:
         where: What messages call the data.
-        kind: parquet, folder, webdataset, hub, digits or world.
+        kind: parquet, folder, archive, webdataset, hub, digits or world.
         labels: (n,) int64, the class of every row.
         data_classes: Class names as the data has them, in label order; None where it has none.
         templates: Prompt templates that came with the data; empty where it has none.

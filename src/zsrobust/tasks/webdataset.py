@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from zsrobust.errors import DataError
 from zsrobust.tasks.images import is_image
-from zsrobust.tasks.source import Source, as_labels, check_undivided, no_split, split_of_folder
+from zsrobust.tasks.source import UNDIVIDED, Source, as_labels, check_undivided, no_split, split_of_folder
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 
@@ -92,10 +92,15 @@ def _shards(root: Path, split: str) -> list[Path]:
     folders = {name: p for p in sorted(root.iterdir()) if p.is_dir() and (name := split_of_folder(p.name))}
     if not folders:
         check_undivided(str(root), split, "put the tar files under train/, validation/ and test/")
-        folders = {split: root}
+        return _shards_of(root)
+    if split == UNDIVIDED:
+        return [shard for name in sorted(folders) for shard in _shards_of(folders[name])]
     if split not in folders:
         raise no_split(str(root), split, list(folders))
-    folder = folders[split]
+    return _shards_of(folders[split])
+
+
+def _shards_of(folder: Path) -> list[Path]:
     declared = _lines(folder / "nshards.txt")
     if not declared:
         found = sorted(folder.glob("*.tar"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
