@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from zsrobust.report import charts, view, words
+from zsrobust.report import charts, quoting, view, words
 from zsrobust.report.load import ModelPicture, Picture
 from zsrobust.report.results import Alarm
 from zsrobust.report.summary import Summary
@@ -41,6 +41,8 @@ def html(summary: Summary) -> str:
         tracks=charts.tracks,
         panels=charts.panels(summary),
         upper_bound=words.UPPER_BOUND,
+        quotations=quoting.quotations,
+        quoting=quoting,
         threats={threat.text: threat for threat in summary.threats},
         verdict=verdict,
         size=size,

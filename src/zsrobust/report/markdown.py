@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+from zsrobust.report import quoting
 from zsrobust.report.load import Model
+from zsrobust.report.quoting import Quotation, quotations
 from zsrobust.report.results import ALL, Mean, Row
 from zsrobust.report.summary import Summary
 from zsrobust.report.view import (
@@ -50,7 +52,17 @@ def _section(summary: Summary, table: Table) -> list[str]:
     if two_class := two_class_rows(summary, table):
         parts += ["Tasks with two classes:", _two_class(two_class)]
     parts += ["Attack by attack, with the mean passes for an example:", _prices(rows_of(summary, table))]
+    if quoted := quotations(summary, rows_of(summary, table)):
+        parts += [f"### {quoting.TITLE}", quoting.WORDS]
+        parts += [part for quotation in quoted for part in _published(quotation)]
     return parts
+
+
+def _published(quotation: Quotation) -> list[str]:
+    head = ["Task", "Images: here, published", "Clean: here, published", "Robust: here, published"]
+    lines = [head, ["---"] + ["---:"] * 3, *([_escape(cell) for cell in quote.cells] for quote in quotation.quotes)]
+    facts = [f"- {noun}: {_escape(sentence)}" for noun, sentence in quotation.facts]
+    return ["\n".join(facts), _lines(lines), "\n".join(f"- {_escape(remark)}" for remark in quotation.remarks)]
 
 
 def _headline(table: Table, line: Line) -> str:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from zsrobust.report import quoting
+from zsrobust.report.quoting import Quotation, quotations
 from zsrobust.report.results import ALL, Mean, Row
 from zsrobust.report.summary import Summary
-from zsrobust.report.view import Line, Table, conditions, remarks, seed_lines, short_names, tables, two_class_rows
+from zsrobust.report.view import (
+    Line,
+    Table,
+    conditions,
+    remarks,
+    rows_of,
+    seed_lines,
+    short_names,
+    tables,
+    two_class_rows,
+)
 from zsrobust.report.words import (
     IN_DOUBT,
     TOLD_APART,
@@ -90,6 +102,8 @@ def _print_table(summary: Summary, table: Table, console: Console) -> None:
     for line in table.headline:
         result.add_row("[bold]Headline[/]", _headline(table, line, names))
     console.print(result)
+    if quoted := quotations(summary, rows_of(summary, table)):
+        _print_published(quoted, console)
 
 
 def _cells(line: Line, names: Mapping[str, str], changes: bool) -> list[str]:
@@ -128,6 +142,22 @@ def _headline(table: Table, line: Line, names: Mapping[str, str]) -> str:
         f"{points(change.clean_change)} points ({signed_span(change.clean_change_interval)}), "
         f"{told_apart_words(change, 'clean')}"
     )
+
+
+def _print_published(quoted: Sequence[Quotation], console: Console) -> None:
+    console.print(f"\n[bold underline]{quoting.TITLE}[/]\n[dim]{quoting.WORDS}[/]", highlight=False)
+    for quotation in quoted:
+        console.print()
+        console.print(_facts(quotation.facts))
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        grid.add_column("here, published", overflow="ellipsis", no_wrap=True, max_width=20)
+        for column in ("images", "clean, %", "robust, %"):
+            grid.add_column(column, justify="right", no_wrap=True)
+        for quote in quotation.quotes:
+            grid.add_row(*map(escape, quote.cells))
+        console.print(grid)
+        for remark in quotation.remarks:
+            console.print(f"[dim]{escape(remark)}[/]", highlight=False)
 
 
 def _print_two_class(rows: list[Row], names: Mapping[str, str], console: Console) -> None:
