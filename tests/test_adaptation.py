@@ -17,8 +17,9 @@ from tests.fakes import CLASSES, Toy, task
 from torch import Tensor, nn
 
 from zsrobust import adaptation, checkpoint
-from zsrobust.adaptation import DivergenceGuard, Recipe, adapt
+from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
+from zsrobust.divergence import DivergenceGuard
 from zsrobust.errors import ConfigError, DivergedError, ModelError, RunError, UnknownName
 from zsrobust.losses import cross_entropy
 from zsrobust.methods.base import Batch, Learner
@@ -26,6 +27,7 @@ from zsrobust.methods.tecoa import TeCoA
 from zsrobust.metrics import MetricsFile
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import generator
+from zsrobust.recipe import OPTIMIZERS, Recipe
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
@@ -228,7 +230,7 @@ def test_the_defaults_are_the_papers() -> None:
         10,
         256,
     )
-    (group,) = adaptation.OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 1e-5, 0.0).param_groups
+    (group,) = OPTIMIZERS["sgd"]([nn.Parameter(torch.zeros(1))], 1e-5, 0.0).param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"], group["dampening"]) == (0.9, 0, False, 0)
 
 

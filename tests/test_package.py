@@ -22,7 +22,7 @@ LEAVES = {
 }  # fmt: skip
 WITHOUT_TORCH = ["zsrobust", "errors", "registry", "records", "statistics", "geometry", "tasks", "report", "cli"]
 # Layer by layer; a module may import from lower ones only. What is not named is above them all.
-LAYERS = [LEAVES, {"attacks", "encoders", "tasks"}, {"classifier", "methods", "alarms"}, {"evaluation"}, {"recording"}]
+LAYERS = [LEAVES, {"attacks", "encoders", "tasks"}, {"classifier", "methods", "tuning", "alarms"}, {"evaluation"}, {"recording"}]
 OPTIONAL = {"torch.utils.tensorboard": "tensorboard"}
 
 

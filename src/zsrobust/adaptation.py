@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,77 +22,27 @@ from tqdm import tqdm
 
 from zsrobust import checkpoint
 from zsrobust.attacks.pgd import PGD
+from zsrobust.divergence import DivergenceGuard
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import ConfigError, DivergedError, ModelError, UnknownName
+from zsrobust.errors import ConfigError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
+from zsrobust.losses import cross_entropy
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.methods.targets import check, prepare
 from zsrobust.metrics import MetricsFile
 from zsrobust.passes import frozen
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import generator
+from zsrobust.recipe import OPTIMIZERS, Precision, Recipe
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
+from zsrobust.tuning import TUNINGS
+from zsrobust.tuning.base import Tuning
 
-Precision = Literal["float32", "bf16"]
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    # The paper's code: SGD with momentum 0.9 and no weight decay.
-    "sgd": lambda parameters, lr, decay: torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=decay),
-    "adamw": lambda parameters, lr, decay: torch.optim.AdamW(parameters, lr=lr, weight_decay=decay),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; what :func:`adapt` takes beside model, method, task and attack.
-
-    Attributes:
-        epochs: Passes over the task.
-        batch_size: Images in an optimizer step.
-        lr: Peak learning rate.
-        optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
-        weight_decay: As the optimizer defines it.
-        warmup: Fraction of all steps in which the learning rate rises from 0; then it follows a cosine to 0.
-        precision: ``"float32"``, or ``"bf16"``: autocast in all passes of training. Weights stay float32.
-        seed: Of data order and random starts.
-        checkpoint_every: Steps between checkpoints, in a run that has a folder.
-        log_every: Steps between lines of metrics.
-    """
-
-    epochs: int = 10
-    batch_size: int = 256
-    lr: float = 1e-5
-    optimizer: str = "sgd"
-    weight_decay: float = 0.0
-    warmup: float = 0.02
-    precision: Precision = "float32"
-    seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
-        if self.precision not in get_args(Precision):
-            raise UnknownName("precision", self.precision, get_args(Precision))
-        for name in ("epochs", "batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, not {self.seed}")
-        if not self.lr > 0 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                f"lr must be above 0 (is {self.lr}), warmup in [0, 1) (is {self.warmup}), "
-                f"weight_decay not negative (is {self.weight_decay})"
-            )
-
-    def learning_rate(self, step: int, steps: int) -> float:
-        """The learning rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then cosine to 0."""
-        warm = max(1, round(self.warmup * steps)) if self.warmup else 0
-        if step < warm:
-            return self.lr * (step + 1) / warm
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+EXTRA = "method."
+"""Before the names of what a method trains beside the encoder."""
 
 
 def adapt(
@@ -102,6 +51,8 @@ def adapt(
     task: Task,
     attack: PGD,
     method: str | Method = "tecoa",
+    tuning: str | Tuning = "full",
+    held_out: Task | None = None,
     run: str | Path | None = None,
     tensorboard: bool = False,
     progress: bool | None = None,
@@ -113,11 +64,14 @@ def adapt(
         encoder: A model that is also a ``torch.nn.Module`` with ``visual_parameters()`` and ``copy()``.
         task: The training examples; all its class prompts are in the loss.
         attack: What the learner trains against; its threat's space decides where perturbations live.
-        method: A name, or an object that fulfils :class:`~zsrobust.methods.base.Method`.
+        method: A name, or an object that fulfils :class:`~zsrobust.methods.base.Method`: the loss.
+        tuning: A name, or an object that fulfils :class:`~zsrobust.tuning.base.Tuning`: what is trained.
+        held_out: Examples of the same classes, with which the method's own classifier is scored after the last step,
+            clean and under PGD-10 within the attack's threat; they change nothing. None: no such scores.
         run: Folder for checkpoints and metrics; a run that was interrupted goes on. None: nothing is written.
         tensorboard: Also write TensorBoard events into the run folder.
         progress: Show a bar. None: when standard error is a terminal.
-        **recipe: Fields of :class:`Recipe`.
+        **recipe: Fields of :class:`~zsrobust.recipe.Recipe`.
 
     Raises:
         ConfigError: an option that is not allowed.
@@ -126,11 +80,14 @@ def adapt(
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
     method = METHODS[method]() if isinstance(method, str) else method
-    how = _recipe(recipe)
+    tuning = TUNINGS[tuning]() if isinstance(tuning, str) else tuning
+    how = Recipe.of(recipe)
+    check(method, how.labels)
     task = in_space(task, encoder, attack.threat.space)
-    learner, parameters = _learner(encoder, task)
-    optimizer = OPTIMIZERS[how.optimizer](list(parameters.values()), how.lr, how.weight_decay)
-    configuration = _configuration(encoder, method, task, attack, how)
+    learner, parameters = _learner(encoder, task, method, tuning, how.seed)
+    optimizer = _optimizer(parameters, method, how)
+    configuration = _configuration(encoder, method, tuning, task, attack, how)
+    examiner = _Examiner(held_out, learner, method, attack, how) if held_out is not None else None
 
     steps = how.epochs * math.ceil(len(task) / how.batch_size)
     folder = Path(run) if run is not None else None
@@ -139,65 +96,73 @@ def adapt(
         position = checkpoint.restore(last, parameters, optimizer, configuration)
     guard = DivergenceGuard(position.losses, folder)
 
-    def save(step: int) -> None:
-        if folder is not None:
-            checkpoint.save(
-                folder / "checkpoints", checkpoint.Position(step, guard.state), parameters, optimizer, configuration
-            )
-
     step, clock = position.step, time.monotonic()
     bar = tqdm(total=steps, initial=step, desc="adapt", unit="step", disable=None if progress is None else not progress)
     with bar, MetricsFile(folder, resume_at=step, tensorboard=tensorboard) as metrics:
-        for keys, batch in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
+        for keys, pixels, truth in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
             for group in optimizer.param_groups:
-                group["lr"] = how.learning_rate(step, steps)
+                group["lr"] = group["factor"] * how.learning_rate(step, steps)
+            batch = _prepared(learner, method, pixels, truth, how)
             points = _adversary(learner, method, attack, batch, keys, how.precision)
             loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
             guard.check(loss, step)
             step += 1
+            line: dict[str, float] = {}
             if step % how.log_every == 0 or step == steps:
-                line = _measure(learner, points, batch, how.precision) | {
+                line = _measure(learner, points, pixels, truth, how.precision) | {
                     "loss": loss,
-                    "lr": optimizer.param_groups[0]["lr"],
+                    "lr": how.learning_rate(step - 1, steps),
                     "images_per_second": (step - position.step) * how.batch_size / (time.monotonic() - clock),
                 }
-                metrics.write(step, line)
                 bar.set_postfix_str(_shown(line), refresh=False)
+            if examiner is not None and step == steps:
+                line |= examiner.scores()
+            if line:
+                metrics.write(step, line)
             bar.update()
             if step % how.checkpoint_every == 0 or step == steps:
                 guard.check_weights(parameters, step)
-                save(step)
-    return _finished(learner.encoder, encoder, task, configuration)
+                if folder is not None:
+                    now = checkpoint.Position(step, guard.state)
+                    checkpoint.save(folder / "checkpoints", now, parameters, optimizer, configuration)
+    return _finished(tuning.finish(learner.encoder), encoder, task, configuration)
 
 
-def _recipe(options: Mapping[str, Any]) -> Recipe:
-    for name in options:
-        if name not in Recipe.__dataclass_fields__:
-            raise UnknownName("option of adapt", name, Recipe.__dataclass_fields__)
-    return Recipe(**options)
-
-
-def _learner(encoder: Encoder, task: Task) -> tuple[Learner, dict[str, nn.Parameter]]:
-    """The copy to adapt, with gradients on in its visual tower, and the text head from the original's text tower."""
-    if not isinstance(encoder, nn.Module) or not hasattr(encoder, "visual_parameters") or not hasattr(encoder, "copy"):
-        raise ModelError(
-            f"'{encoder.name}' cannot be adapted: it must be a torch.nn.Module with visual_parameters() and copy()"
-        )
+def _learner(
+    encoder: Encoder, task: Task, method: Method, tuning: Tuning, seed: int
+) -> tuple[Learner, dict[str, nn.Parameter]]:
+    """The copy to adapt, what of it (and of the method) is trained, and the text head of the original's text tower."""
     if len(task.class_names) < 2:
         raise ConfigError(f"task '{task.name}' has one class: there is nothing to tell apart")
-    original: Any = encoder
-    adapted = original.copy()
+    adapted, parameters = tuning.prepare(encoder, seed=seed)
     head = TextHead.build(encoder, task.class_names, task.templates)
-    return Learner(adapted, encoder, head), checkpoint.trainable(adapted.visual_parameters())
+    extra = method.extra(head.embeddings.shape[1], len(task.class_names), seed)
+    if extra is not None:
+        extra.to(head.embeddings.device)
+        parameters |= {f"{EXTRA}{name}": parameter for name, parameter in sorted(extra.named_parameters())}
+    return Learner(adapted, encoder, head, extra), parameters
 
 
-def _configuration(encoder: Encoder, method: Method, task: Task, attack: PGD, how: Recipe) -> dict[str, object]:
+def _optimizer(parameters: Mapping[str, nn.Parameter], method: Method, how: Recipe) -> torch.optim.Optimizer:
+    """Over the model's parameters and, with a learning rate of its own, what the method trains beside it."""
+    own = [parameter for name, parameter in parameters.items() if not name.startswith(EXTRA)]
+    beside = [parameter for name, parameter in parameters.items() if name.startswith(EXTRA)]
+    groups: list[dict[str, Any]] = [{"params": own, "factor": 1.0}]
+    if beside:
+        groups.append({"params": beside, "factor": method.extra_lr})
+    return OPTIMIZERS[how.optimizer](groups, how.lr, how.weight_decay)
+
+
+def _configuration(
+    encoder: Encoder, method: Method, tuning: Tuning, task: Task, attack: PGD, how: Recipe
+) -> dict[str, object]:
     """What a resumed run must have in common with its beginning."""
     fixed = {name: value for name, value in vars(how).items() if name not in ("checkpoint_every", "log_every")}
     return {
         "base": encoder.name,
         "base_fingerprint": fingerprint_of(encoder),
         "method": dict(method.describe()),
+        "tuning": dict(tuning.describe()),
         "task": task.name,
         "task_fingerprint": task.fingerprint,
         "templates": list(task.templates),
@@ -209,10 +174,13 @@ def _configuration(encoder: Encoder, method: Method, task: Task, attack: PGD, ho
     }
 
 
+Keys = list[tuple[str | int, ...]]
+
+
 def _batches(
     task: Task, how: Recipe, device: torch.device, *, first: int, steps: int
-) -> Iterator[tuple[list[tuple[str | int, ...]], Batch]]:
-    """Batches ``first`` … ``steps`` − 1 with the keys of their random starts; the next one is decoded meanwhile."""
+) -> Iterator[tuple[Keys, Tensor, Tensor]]:
+    """(keys of the random starts, pixels, true labels) of batches ``first`` … ``steps`` − 1; decoded one ahead."""
     per_epoch = math.ceil(len(task) / how.batch_size)
 
     def indices(step: int) -> list[int]:
@@ -220,9 +188,9 @@ def _batches(
         order = torch.randperm(len(task), generator=generator(how.seed, "order", epoch))
         return order[position * how.batch_size : (position + 1) * how.batch_size].tolist()
 
-    def load(step: int) -> tuple[list[tuple[str | int, ...]], Tensor, Tensor]:
+    def load(step: int) -> tuple[Keys, Tensor, Tensor]:
         chosen = indices(step)
-        keys: list[tuple[str | int, ...]] = [(how.seed, int(task.ids[i]), "adapt", step) for i in chosen]
+        keys: Keys = [(how.seed, int(task.ids[i]), "adapt", step) for i in chosen]
         return keys, to_pixels(task.images(chosen)), torch.from_numpy(task.labels[chosen])
 
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -231,17 +199,22 @@ def _batches(
             assert coming is not None
             keys, pixels, labels = coming.result()
             coming = pool.submit(load, step + 1) if step + 1 < steps else None
-            yield keys, Batch(pixels.to(device), labels.to(device))
+            yield keys, pixels.to(device), labels.to(device)
 
 
 def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _adversary(
-    learner: Learner, method: Method, attack: PGD, batch: Batch, keys: list[tuple[str | int, ...]], precision: Precision
-) -> Tensor:
-    with frozen(learner.encoder), _autocast(batch.pixels.device, precision):
+def _prepared(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, how: Recipe) -> Batch:
+    with _autocast(pixels.device, how.precision):
+        return prepare(learner, method, pixels, truth, how.labels)
+
+
+def _adversary(learner: Learner, method: Method, attack: PGD, batch: Batch, keys: Keys, precision: Precision) -> Tensor:
+    if not method.adversarial:
+        return batch.pixels
+    with frozen(learner.encoder), frozen(learner.extra), _autocast(batch.pixels.device, precision):
         return attack.perturb(lambda points: method.inner(learner, points, batch), batch.pixels, keys=keys)
 
 
@@ -267,11 +240,45 @@ def _learn(
     return value
 
 
-def _measure(learner: Learner, points: Tensor, batch: Batch, precision: Precision) -> dict[str, float]:
-    """Training accuracy of this batch, clean and under the training attack."""
-    with torch.no_grad(), _autocast(points.device, precision):
-        clean, robust = (learner.logits(p).argmax(1).eq(batch.labels).float().mean() for p in (batch.pixels, points))
+@torch.no_grad()
+def _measure(learner: Learner, points: Tensor, pixels: Tensor, truth: Tensor, precision: Precision) -> dict[str, float]:
+    """Zero-shot accuracy on this batch, clean and under the training attack, whatever the loss is."""
+    with _autocast(points.device, precision):
+        clean, robust = (learner.logits(p).argmax(1).eq(truth).float().mean() for p in (pixels, points))
     return {"clean_accuracy": float(clean), "robust_accuracy": float(robust)}
+
+
+class _Examiner:
+    """Scores the method's own classifier on held-out images, clean and under PGD-10 that climbs its cross-entropy."""
+
+    def __init__(self, held_out: Task, learner: Learner, method: Method, attack: PGD, how: Recipe) -> None:
+        self.task = in_space(held_out, learner.original, attack.threat.space)
+        if self.task.class_names != learner.head.class_names:
+            raise ConfigError(f"the held-out images of '{held_out.name}' have other classes than the training images")
+        self.learner, self.method, self.how = learner, method, how
+        self.attack = PGD(attack.threat, 10)
+
+    def scores(self) -> dict[str, float]:
+        """``held_out_clean_accuracy`` and ``held_out_robust_accuracy``."""
+        right = torch.zeros(2)
+        device = device_of(self.learner.encoder)
+        with frozen(self.learner.encoder), frozen(self.learner.extra), _autocast(device, self.how.precision):
+            for first in range(0, len(self.task), self.how.batch_size):
+                chosen = range(first, min(first + self.how.batch_size, len(self.task)))
+                pixels, labels = self._read(chosen, device)
+                keys: Keys = [(self.how.seed, int(self.task.ids[i]), "held out") for i in chosen]
+                points = self.attack.perturb(lambda p: cross_entropy(self._logits(p), labels), pixels, keys=keys)  # noqa: B023
+                with torch.no_grad():
+                    right += torch.stack([self._logits(p).argmax(1).eq(labels).sum() for p in (pixels, points)]).cpu()
+        clean, robust = (right / len(self.task)).tolist()
+        return {"held_out_clean_accuracy": clean, "held_out_robust_accuracy": robust}
+
+    def _read(self, chosen: range, device: torch.device) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(self.task.labels[list(chosen)])
+        return to_pixels(self.task.images(chosen)).to(device), labels.to(device)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        return self.method.logits(self.learner, pixels)
 
 
 def _shown(line: Mapping[str, float]) -> str:
@@ -281,49 +288,6 @@ def _shown(line: Mapping[str, float]) -> str:
     )
 
 
-class DivergenceGuard:
-    """Stops a run whose loss is NaN or runs away.
-
-    Running away: the moving mean of the loss (over about 50 steps) is more than 5 times its lowest value so far and
-    above 5 nats. A healthy loss rises for a while under a growing learning rate, but not like that.
-    """
-
-    def __init__(self, state: Mapping[str, float], folder: Path | None) -> None:
-        self.state = dict(state)
-        self._folder = folder
-
-    def check(self, loss: float, step: int) -> None:
-        """Takes note of the loss of ``step``.
-
-        Raises:
-            DivergedError: it is NaN, infinite, or ran away.
-        """
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss of step {step + 1} is {loss}; {self._advice()}")
-        mean = 0.98 * self.state.get("mean", loss) + 0.02 * loss
-        lowest = min(self.state.get("lowest", mean), mean)
-        self.state = {"mean": mean, "lowest": lowest}
-        if mean > 5 and mean > 5 * lowest:
-            raise DivergedError(
-                f"the loss runs away: {lowest:.3g} at its best, {mean:.3g} now (step {step + 1}); {self._advice()}"
-            )
-
-    def check_weights(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
-        """Looks at the weights after ``step`` steps: one step can take them from finite to infinite.
-
-        Raises:
-            DivergedError: one of them is NaN or infinite; they are not worth a checkpoint.
-        """
-        for name, parameter in parameters.items():
-            if not bool(parameter.isfinite().all()):
-                raise DivergedError(f"{name} is NaN or infinite after step {step}; {self._advice()}")
-
-    def _advice(self) -> str:
-        last = checkpoint.latest(self._folder / "checkpoints") if self._folder is not None else None
-        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-        return f"{kept}; try a smaller lr or a longer warmup"
-
-
 def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mapping[str, object]) -> Encoder:
     model: Any = adapted
     model.requires_grad_(False).eval()
@@ -331,7 +295,9 @@ def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mappin
     before = dict(base.provenance)
     history = [*list(before.get("adapted_on", [])), task.name]  # type: ignore[call-overload]
     method: Any = configuration["method"]
-    model.name = f"{base.name}+{method['name']}"
+    tuning: Any = configuration["tuning"]
+    way = "" if tuning["name"] == "full" else f"+{tuning['name']}"
+    model.name = f"{base.name}+{method['name']}{way}"
     model.provenance = {
         **before,
         "base": base.name,

@@ -13,22 +13,25 @@ from typing import Any, Literal
 import torch
 
 from zsrobust import checkpoint
-from zsrobust.adaptation import Recipe, adapt
+from zsrobust.adaptation import adapt
 from zsrobust.api import Evaluation, evaluate, resolve_attacks
 from zsrobust.attacks.binding import carry
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders import ENCODERS, Encoder, load
-from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
 from zsrobust.evaluation import BATCH_SIZE, device_of
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Method
 from zsrobust.passes import ROWS
+from zsrobust.recipe import Recipe
+from zsrobust.registry import Registry
 from zsrobust.run_folder import write_atomically
 from zsrobust.tasks import Task
 from zsrobust.tasks import task as open_task
 from zsrobust.threat import Threat, parse_eps
+from zsrobust.tuning import TUNINGS
+from zsrobust.tuning.base import Tuning
 
 MODEL = "model"
 """Where in its run folder an adapted model is."""
@@ -44,7 +47,7 @@ def adapt_job(
     *,
     run: str | Path,
     model: str | Encoder = "tiny",
-    task: str = "world-compositions",
+    task: str | Task = "world-compositions",
     split: str = "train",
     classes: Sequence[str] = (),
     template: Sequence[str] = (),
@@ -56,6 +59,9 @@ def adapt_job(
     step_size: str | float | None = None,
     method: str = "tecoa",
     method_options: Mapping[str, Any] | None = None,
+    tuning: str = "full",
+    tuning_options: Mapping[str, Any] | None = None,
+    held_out: int | Task | None = None,
     device: str = "auto",
     attention: str = "sdpa",
     tensorboard: bool = False,
@@ -68,7 +74,7 @@ def adapt_job(
     Args:
         run: Run folder; one that was interrupted goes on.
         model: What :func:`zsrobust.load` takes, or a folder of an earlier run, or an encoder.
-        task: Name, TOML or folder of the task.
+        task: Name, TOML or folder of the task; one that is open already is used as it is, whatever the next six say.
         split: Its split.
         classes: Names for the prompts; empty: the task's own.
         template: Prompt templates; empty: the task's own.
@@ -80,12 +86,16 @@ def adapt_job(
         step_size: Length of one in pixel range [0, 1], also ``"1/255"``; None: ε, as in the TeCoA paper.
         method: Name of a method.
         method_options: Keyword arguments of the method.
+        tuning: Name of a way of adapting.
+        tuning_options: Keyword arguments of the way of adapting.
+        held_out: Score the method's own classifier at the end on so many images of the task's validation split,
+            or on such an open task; None: not at all.
         device: ``"auto"`` (cuda if there is one, else cpu), or torch's name.
         attention: ``"sdpa"`` or ``"eager"``.
         tensorboard: Also write TensorBoard events.
         config: Text to store as ``RUN/config.yaml``.
         say: Called with lines for people.
-        **recipe: Fields of :class:`zsrobust.adaptation.Recipe`.
+        **recipe: Fields of :class:`zsrobust.recipe.Recipe`.
 
     Raises:
         ZSRobustError: one line that says what is wrong; checkpoints are kept.
@@ -93,41 +103,59 @@ def adapt_job(
     folder = Path(run)
     how = Recipe(**recipe)
     ball = Threat.parse(threat) if isinstance(threat, str) else threat
-    attack = PGD(ball, steps, step_size=ball.eps or None if step_size is None else parse_eps(step_size, "step_size"))
+    attack = training_attack(ball, steps, step_size)
     learner = make_method(method, method_options or {})
-    examples = open_task(
-        task,
-        split=split,
-        limit=limit,
-        data=data,
-        classes=list(classes) or None,
-        templates=list(template) or None,
+    way = make_tuning(tuning, tuning_options or {})
+    opened = partial(
+        open_task, str(task), data=data, classes=list(classes) or None, templates=list(template) or None,
         select=list(select) or None,
-    )
+    )  # fmt: skip
+    examples = task if isinstance(task, Task) else opened(split=split, limit=limit)
+    watched = opened(split="validation", limit=held_out) if isinstance(held_out, int) else held_out
     encoder = load_model(model, device=device, attention=attention)
     done, total = _steps_done(folder), how.epochs * math.ceil(len(examples) / how.batch_size)
     if done == total and (folder / MODEL).is_dir():
         # Nothing is left to do, but another configuration in this folder must still be refused.
-        adapted = adapt(encoder, task=examples, attack=attack, method=learner, run=folder, progress=False, **recipe)
+        adapted = adapt(
+            encoder, task=examples, attack=attack, method=learner, tuning=way, run=folder, progress=False, **recipe
+        )
         say(f"Finished before, nothing to do: {folder / MODEL}")
         return _loaded_name(adapted, folder)
     images = f"{split}, {len(examples):,} images, {len(examples.class_names)} classes"
     say(f"Adapt  {encoder.name} on {examples.name} ({images})")
     say(f"       {_words(learner.describe())}, against {attack.name} within {ball.describe()}")
+    say(f"       {_words(way.describe())}")
     say(f"       {total:,} steps of {how.batch_size} images, {how.precision} on {device_of(encoder).type}")
     say(f"Run    {folder}" + (f", going on from step {done:,}" if done else ""))
     if config is not None and not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", config.encode())
     adapted = adapt(
-        encoder, task=examples, attack=attack, method=learner, run=folder, tensorboard=tensorboard, **recipe
-    )
-    assert isinstance(adapted, HuggingFaceEncoder)
-    adapted.save_pretrained(folder / MODEL)
+        encoder, task=examples, attack=attack, method=learner, tuning=way, held_out=watched, run=folder,
+        tensorboard=tensorboard, **recipe,
+    )  # fmt: skip
+    save(adapted, folder / MODEL)
     if config is not None:
         write_atomically(folder / "config.yaml", config.encode())
     say(f"Done   {_last_metrics(folder)}")
     say(f"Model  {folder / MODEL}")
     return _loaded_name(adapted, folder)
+
+
+def training_attack(ball: Threat, steps: int, step_size: str | float | None = None) -> PGD:
+    """What the learner trains against; without a ``step_size`` a step is as long as ε, as in the TeCoA paper."""
+    return PGD(ball, steps, step_size=ball.eps or None if step_size is None else parse_eps(step_size, "step_size"))
+
+
+def save(encoder: Encoder, folder: Path) -> None:
+    """Writes the encoder as a folder that :func:`zsrobust.load` opens.
+
+    Raises:
+        ModelError: it cannot save itself, or the folder cannot be written.
+    """
+    own: Any = getattr(encoder, "save_pretrained", None)
+    if own is None:
+        raise ModelError(f"'{encoder.name}' cannot be saved: it has no save_pretrained()")
+    own(folder)
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -137,17 +165,27 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
         UnknownName: no such method, or it has no such option.
         ConfigError: a value that the method does not take.
     """
-    build = METHODS[name]
+    method: Method = _made(METHODS, name, options)
+    return method
+
+
+def make_tuning(name: str, options: Mapping[str, Any]) -> Tuning:
+    """The way of adapting called ``name`` with its own options; raises as :func:`make_method`."""
+    tuning: Tuning = _made(TUNINGS, name, options)
+    return tuning
+
+
+def _made(registry: Registry, name: str, options: Mapping[str, Any]) -> Any:
+    build = registry[name]
     known = [option for option in inspect.signature(build).parameters if option != "name"]
     for option in options:
         if option not in known:
             raise UnknownName(f"{name} option", option, known)
     try:
-        method: Method = build(**options)
+        return build(**options)
     except TypeError:
         given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise ConfigError(f"method '{name}' cannot use {given}: a value is of the wrong type") from None
-    return method
+        raise ConfigError(f"{registry.kind} '{name}' cannot use {given}: a value is of the wrong type") from None
 
 
 def _words(described: Mapping[str, object]) -> str:
@@ -200,8 +238,8 @@ def load_model(model: str | Encoder, *, device: str = "auto", attention: str = "
 
 
 def _loaded_name(encoder: Encoder, run: Path) -> Encoder:
-    if isinstance(encoder, HuggingFaceEncoder):
-        encoder.name = run.resolve().name
+    named: Any = encoder
+    named.name = run.resolve().name
     return encoder
 
 

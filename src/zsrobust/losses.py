@@ -29,6 +29,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.softplus(stretched)[:, 0]
 
 
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−Σ_c targets[c] · log softmax(logits)[c]: (B, C), (B, C) probabilities → (B,)."""
+    return -(targets * logits.float().log_softmax(1)).sum(1)
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Logit of the label less the largest other logit: (B, C), (B,) int64 → (B,).
 

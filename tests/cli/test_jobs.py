@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.cli.conftest import Zsrobust
 
-from zsrobust import adaptation
+from zsrobust import divergence
 
 Refused = Callable[..., str]
 Command = list[object]
@@ -63,14 +63,14 @@ def test_interrupted_adaptation_goes_on(
 ) -> None:
     zsrobust(*adapt_command[:-1], "whole")
     with monkeypatch.context() as patch:
-        check = adaptation.DivergenceGuard.check
+        check = divergence.DivergenceGuard.check
 
-        def interrupted(self: adaptation.DivergenceGuard, loss: float, step: int) -> None:
+        def interrupted(self: divergence.DivergenceGuard, loss: float, step: int) -> None:
             if step == 4:
                 raise KeyboardInterrupt
             check(self, loss, step)
 
-        patch.setattr(adaptation.DivergenceGuard, "check", interrupted)
+        patch.setattr(divergence.DivergenceGuard, "check", interrupted)
         stopped = zsrobust(*adapt_command)
     assert stopped.status == 130
     assert stopped.error == "\nzsrobust: interrupted; the same command goes on from step 4\n"

@@ -23,7 +23,8 @@ class AdaptSettings:
     """Names to use in the prompts: one for each class in order (a folder's classes are sorted), or FOLDER=NAME for
     some. Empty: the task's own."""
     template: list[str] = field(default_factory=list, metadata=also("templates") | WHOLE)
-    """Prompt template with one {} for the class name, in place of the task's; repeat it for several."""
+    """Prompt template with one {} for the class name, in place of the task's; repeat it for several. A word without
+    {} is the task's own set of templates, such as openai."""
     select: list[str] = field(default_factory=list)
     """Only these classes, by name. Empty: all."""
     limit: int | None = None
@@ -41,6 +42,16 @@ class AdaptSettings:
     """Method (see 'zsrobust ls methods')."""
     method_options: dict[str, Any] = field(default_factory=dict)
     """The method's own options, for example --method_options.scale 20."""
+    tuning: str = "full"
+    """Way of adapting, what is trained (see 'zsrobust ls tunings'): full is the whole visual tower."""
+    tuning_options: dict[str, Any] = field(default_factory=dict)
+    """The way's own options, for example --tuning_options.count 16."""
+    labels: Literal["true", "hard", "soft", "none"] = "true"
+    """true; hard or soft: pseudo-labels, the unadapted model's predictions on the clean images; none: for methods that
+    read no labels."""
+    held_out: int | None = None
+    """Score the method's own classifier at the end on so many images of the task's validation split. null: do
+    not."""
     epochs: int = 10
     """Passes over the images; at least 1."""
     batch_size: int = 256
@@ -70,8 +81,8 @@ class EvaluateSettings:
     """How to evaluate."""
 
     tasks: list[str] = field(default_factory=list, metadata=also("task"))
-    """Tasks: names (see 'zsrobust ls tasks'), TOML files, a folder of TOML files, or folders with one folder of images
-    a class; a,b is two."""
+    """Tasks: names (see 'zsrobust ls tasks') or a suite such as paper15 (see 'zsrobust ls suites'), TOML files, a
+    folder of TOML files, or folders with one folder of images a class; a,b is two."""
     attacks: list[str] = field(default_factory=lambda: ["pgd:20"], metadata=also("attack"))
     """Attacks (see 'zsrobust ls attacks'), each NAME[:WORD][:option=value]; what counts as robust survives all."""
     mode: Literal["exact", "fast", "float32"] = "exact"
@@ -110,7 +121,8 @@ class EvaluateSettings:
     """Names to use in the prompts, for one task: one for each class in order (a folder's classes are sorted), or
     FOLDER=NAME for some. Empty: the tasks' own."""
     template: list[str] = field(default_factory=list, metadata=also("templates") | WHOLE)
-    """Prompt template with one {} for the class name, in place of the tasks'; repeat it for several."""
+    """Prompt template with one {} for the class name, in place of the tasks'; repeat it for several. A word without
+    {} is a task's own set of templates, such as openai."""
     select: list[str] = field(default_factory=list)
     """Only these classes, by name. Empty: all."""
     on_bad_image: Literal["stop", "skip"] = "stop"

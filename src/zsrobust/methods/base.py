@@ -1,14 +1,16 @@
-"""What a method is: a min–max, so two functions."""
+"""What a method is: a min–max, so two functions; and what they compute with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsrobust.encoders.base import Encoder
+from zsrobust.errors import ConfigError
+from zsrobust.losses import cross_entropy, soft_cross_entropy
 from zsrobust.text_head import TextHead
 
 
@@ -18,11 +20,28 @@ class Batch:
 
     Attributes:
         pixels: (B, 3, H, W) clean images in [0, 1], in the threat's space.
-        labels: (B,) int64, index into the head's class names.
+        labels: (B,) int64, index into the head's class names: true or hard pseudo-labels. None where a run uses none,
+            or soft ones.
+        targets: (B, C) probabilities of the classes: soft pseudo-labels, in place of ``labels``.
+        anchors: (B, D) features of the clean images without gradient, where the method asks for an ``anchor``.
     """
 
     pixels: Tensor
-    labels: Tensor
+    labels: Tensor | None
+    targets: Tensor | None = None
+    anchors: Tensor | None = None
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, C) against the labels, or against the soft targets: (B,).
+
+        Raises:
+            ConfigError: the batch has neither.
+        """
+        if self.targets is not None:
+            return soft_cross_entropy(logits, self.targets)
+        if self.labels is None:
+            raise ConfigError("the method needs labels, and this batch has none")
+        return cross_entropy(logits, self.labels)
 
 
 @dataclass(frozen=True)
@@ -33,28 +52,78 @@ class Learner:
         encoder: The model being adapted.
         original: The same model before adaptation; its weights never change.
         head: Text head of all classes of the training task, from the original's text tower.
+        extra: What the method trains beside the encoder (:meth:`Method.extra`); None: nothing.
     """
 
     encoder: Encoder
     original: Encoder
     head: TextHead
+    extra: nn.Module | None = None
 
     def logits(self, pixels: Tensor, scale: float | None = None) -> Tensor:
         """(B, 3, H, W) → (B, C) logits of the model being adapted; ``scale``: instead of its own logit scale."""
-        return self.head(self.encoder.encode_pixels(pixels), self.encoder.logit_scale if scale is None else scale)
+        return self.head(self.encoder.encode_pixels(pixels), self.scale(scale))
+
+    def scale(self, scale: float | None) -> float:
+        """``scale``, or where it is None the logit scale of the model being adapted."""
+        return self.encoder.logit_scale if scale is None else scale
 
 
 @runtime_checkable
 class Method(Protocol):
-    """An adversary that maximises ``inner`` and a learner that minimises ``outer``."""
+    """An adversary that maximises ``inner`` and a learner that minimises ``outer``.
+
+    A method inherits from this class, which gives it what most methods share; it must write ``name``, ``inner``,
+    ``outer`` and ``describe``.
+
+    Attributes:
+        name: As in the catalogue.
+        adversarial: Whether there is an adversary; without one, ``points`` are the clean pixels.
+        labelled: Whether the losses read labels, true or pseudo.
+        anchor: Whose features of the clean images come with each batch as ``anchors``: those of the model being
+            adapted (as it is at the beginning of the step), of the original, or None: nobody's.
+        extra_lr: Factor on the learning rate for what :meth:`extra` returns.
+    """
 
     name: str
+    adversarial: ClassVar[bool] = True
+    labelled: ClassVar[bool] = True
+    anchor: ClassVar[Literal["adapted", "original"] | None] = None
+    extra_lr: ClassVar[float] = 1.0
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """What the adversary maximises: per-example values (B,) at ``points`` (B, 3, H, W)."""
+        ...
 
     def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """What the learner minimises: per-example losses (B,), given the adversary's ``points`` (B, 3, H, W)."""
+        ...
 
     def describe(self) -> Mapping[str, object]:
         """The method's options, JSON-able; stored with the adapted model."""
+        ...
+
+    def extra(self, width: int, classes: int, seed: int) -> nn.Module | None:
+        """What the method needs beside the encoder, for features of ``width`` and so many classes; None: nothing.
+
+        Its parameters are trained with the encoder and dropped with the end of the run; its buffers are fixed.
+        """
+        return None
+
+    def logits(self, learner: Learner, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, C): the classifier that the method trains, on the classes of its training task.
+
+        Held-out images are scored with it while training. The text head, unless the method has a head of its own.
+        """
+        return learner.logits(pixels)
+
+
+def checked_scale(method: Method) -> None:
+    """Refuses a ``scale`` of the method that is not above 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    scale: float | None = getattr(method, "scale", None)
+    if scale is not None and not scale > 0:
+        raise ConfigError(f"{method.name}'s scale must be above 0, not {scale}")

@@ -18,13 +18,11 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from zsrobust.errors import ConfigError
-from zsrobust.losses import cross_entropy
-from zsrobust.methods.base import Batch, Learner
+from zsrobust.methods.base import Batch, Learner, Method, checked_scale
 
 
 @dataclass(frozen=True)
-class TeCoA:
+class TeCoA(Method):
     """Cross-entropy over the text head, for adversary and learner alike.
 
     Attributes:
@@ -38,12 +36,11 @@ class TeCoA:
     name: str = "tecoa"
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not self.scale > 0:
-            raise ConfigError(f"TeCoA's scale must be above 0, not {self.scale}")
+        checked_scale(self)
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """L(points, y; θ) for each example: (B, 3, H, W) → (B,)."""
-        return cross_entropy(learner.logits(points, self.scale), batch.labels)
+        return batch.cross_entropy(learner.logits(points, self.scale))
 
     def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """The same at the adversary's points: (B, 3, H, W) → (B,)."""

@@ -1,0 +1,51 @@
+"""What a training batch is labelled with: the data's labels, the unadapted model's, or nothing.
+
+The paper replaces labels by the zero-shot predictions of the unadapted model where there are none; its formula could
+not be seen here. With p = softmax of the unadapted model's logits on the clean image: ``hard`` is arg max p, ``soft``
+is p itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zsrobust.errors import ConfigError
+from zsrobust.methods.base import Batch, Learner, Method
+
+Labels = Literal["true", "hard", "soft", "none"]
+
+
+def check(method: Method, labels: Labels) -> None:
+    """Refuses what could only be an accident.
+
+    Raises:
+        ConfigError: the method needs labels and there are to be none, or the other way round.
+    """
+    if labels == "none" and method.labelled:
+        raise ConfigError(f"method '{method.name}' needs labels: true ones, or hard or soft pseudo-labels; not none")
+    if labels in ("hard", "soft") and not method.labelled:
+        raise ConfigError(f"method '{method.name}' reads no labels: leave labels at true, or say none; not {labels}")
+
+
+@torch.no_grad()
+def prepare(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, labels: Labels) -> Batch:
+    """The batch of a step: ``pixels`` (B, 3, H, W) with ``truth`` (B,), pseudo-labels or none, and with anchors.
+
+    A method that reads no labels gets none, so that it cannot.
+    """
+    batch = Batch(pixels, truth if method.labelled and labels == "true" else None)
+    if method.labelled and labels in ("hard", "soft"):
+        original = learner.original
+        logits = learner.head(original.encode_pixels(pixels), original.logit_scale)
+        if labels == "hard":
+            batch = replace(batch, labels=logits.argmax(1))
+        else:
+            batch = replace(batch, targets=logits.softmax(1))
+    if method.anchor is not None:
+        whose = learner.original if method.anchor == "original" else learner.encoder
+        batch = replace(batch, anchors=whose.encode_pixels(pixels).float())
+    return batch
