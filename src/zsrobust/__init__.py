@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zsrobust.classifier import ZeroShotClassifier
     from zsrobust.encoders import Encoder, load
     from zsrobust.errors import ZSRobustError
+    from zsrobust.interpolation import interpolate
     from zsrobust.methods.tecoa import TeCoA
     from zsrobust.tasks import Task, task
     from zsrobust.text_head import TextHead
@@ -53,6 +54,7 @@ _HOMES = {
     "compare": "api",
     "evaluate": "api",
     "fgsm": "attacks.pgd",
+    "interpolate": "interpolation",
     "load": "encoders",
     "task": "tasks",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "compare",
     "evaluate",
     "fgsm",
+    "interpolate",
     "load",
     "sanity",
     "task",

@@ -33,7 +33,7 @@ from zsrobust.methods.targets import check, prepare
 from zsrobust.metrics import MetricsFile
 from zsrobust.passes import frozen
 from zsrobust.pixels import to_pixels
-from zsrobust.randomness import generator
+from zsrobust.randomness import generator, seeded
 from zsrobust.recipe import OPTIMIZERS, Precision, Recipe
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
@@ -89,42 +89,45 @@ def adapt(
     configuration = _configuration(encoder, method, tuning, task, attack, how)
     examiner = _Examiner(held_out, learner, method, attack, how) if held_out is not None else None
 
-    steps = how.epochs * math.ceil(len(task) / how.batch_size)
     folder = Path(run) if run is not None else None
-    position = checkpoint.Position(0, {})
-    if folder is not None and (last := checkpoint.latest(folder / "checkpoints")):
-        position = checkpoint.restore(last, parameters, optimizer, configuration)
-    guard = DivergenceGuard(position.losses, folder)
+    with seeded(how.seed):
+        steps = how.epochs * math.ceil(len(task) / how.batch_size)
+        position = checkpoint.Position(0, {})
+        if folder is not None and (last := checkpoint.latest(folder / "checkpoints")):
+            position = checkpoint.restore(last, parameters, optimizer, configuration)
+        guard = DivergenceGuard(position.losses, folder)
 
-    step, clock = position.step, time.monotonic()
-    bar = tqdm(total=steps, initial=step, desc="adapt", unit="step", disable=None if progress is None else not progress)
-    with bar, MetricsFile(folder, resume_at=step, tensorboard=tensorboard) as metrics:
-        for keys, pixels, truth in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
-            for group in optimizer.param_groups:
-                group["lr"] = group["factor"] * how.learning_rate(step, steps)
-            batch = _prepared(learner, method, pixels, truth, how)
-            points = _adversary(learner, method, attack, batch, keys, how.precision)
-            loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
-            guard.check(loss, step)
-            step += 1
-            line: dict[str, float] = {}
-            if step % how.log_every == 0 or step == steps:
-                line = _measure(learner, points, pixels, truth, how.precision) | {
-                    "loss": loss,
-                    "lr": how.learning_rate(step - 1, steps),
-                    "images_per_second": (step - position.step) * how.batch_size / (time.monotonic() - clock),
-                }
-                bar.set_postfix_str(_shown(line), refresh=False)
-            if examiner is not None and step == steps:
-                line |= examiner.scores()
-            if line:
-                metrics.write(step, line)
-            bar.update()
-            if step % how.checkpoint_every == 0 or step == steps:
-                guard.check_weights(parameters, step)
-                if folder is not None:
-                    now = checkpoint.Position(step, guard.state)
-                    checkpoint.save(folder / "checkpoints", now, parameters, optimizer, configuration)
+        step, clock = position.step, time.monotonic()
+        bar = tqdm(
+            total=steps, initial=step, desc="adapt", unit="step", disable=None if progress is None else not progress
+        )
+        with bar, MetricsFile(folder, resume_at=step, tensorboard=tensorboard) as metrics:
+            for keys, pixels, truth in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["factor"] * how.learning_rate(step, steps)
+                batch = _prepared(learner, method, pixels, truth, how)
+                points = _adversary(learner, method, attack, batch, keys, how.precision)
+                loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
+                guard.check(loss, step)
+                step += 1
+                line: dict[str, float] = {}
+                if step % how.log_every == 0 or step == steps:
+                    line = _measure(learner, points, pixels, truth, how.precision) | {
+                        "loss": loss,
+                        "lr": how.learning_rate(step - 1, steps),
+                        "images_per_second": (step - position.step) * how.batch_size / (time.monotonic() - clock),
+                    }
+                    bar.set_postfix_str(_shown(line), refresh=False)
+                if examiner is not None and step == steps:
+                    line |= examiner.scores()
+                if line:
+                    metrics.write(step, line)
+                bar.update()
+                if step % how.checkpoint_every == 0 or step == steps:
+                    guard.check_weights(parameters, step)
+                    if folder is not None:
+                        now = checkpoint.Position(step, guard.state)
+                        checkpoint.save(folder / "checkpoints", now, parameters, optimizer, configuration)
     return _finished(tuning.finish(learner.encoder), encoder, task, configuration)
 
 

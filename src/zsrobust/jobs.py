@@ -189,7 +189,11 @@ def _made(registry: Registry, name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _words(described: Mapping[str, object]) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in described.items() if name != "name" and value is not None)
+    options = ", ".join(
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in described.items()
+        if name != "name" and value not in (None, "none")
+    )
     return f"{described['name']} ({options})" if options else str(described["name"])
 
 

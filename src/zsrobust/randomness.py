@@ -8,7 +8,8 @@ numbers everywhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +20,17 @@ def generator(*key: str | int) -> torch.Generator:
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's own CPU generator starts from ``seed`` inside, and is the caller's again afterwards.
+
+    For what cannot be given a key: a random encoder in training draws from it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def uniform(keys: Sequence[tuple[str | int, ...]], shape: Sequence[int], *, device: torch.device) -> Tensor:

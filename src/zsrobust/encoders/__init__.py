@@ -34,7 +34,8 @@ def load(
     """The encoder called ``name_or_path``: float32, frozen, in evaluation mode, on ``device``.
 
     Args:
-        name_or_path: A registered name (``"tiny"``), a local folder in the Hugging Face layout, or a hub id
+        name_or_path: A registered name (``"tiny"``), a local folder in the Hugging Face layout (a prompted model is
+            opened with its prompt), or a hub id
             (``"openai/clip-vit-base-patch32"``). What starts with ``.``, ``/`` or ``~`` or exists as a folder
             is a folder; a registered name goes before a folder of the same name.
         revision: Branch, tag or commit of a hub id.
@@ -52,7 +53,7 @@ def load(
     if isinstance(name_or_path, str) and given in ENCODERS:
         encoder = _registered(given, attention)
     elif isinstance(name_or_path, Path) or _is_folder(given):
-        from zsrobust.encoders.huggingface import from_folder
+        from zsrobust.encoders.prompted import from_folder
 
         encoder = from_folder(Path(given).expanduser(), attention=attention)
     elif "/" in given:
@@ -85,7 +86,7 @@ def _from_hub(repo: str, revision: str | None, attention: str) -> Encoder:
     if not _HUB_ID.fullmatch(repo):
         raise ModelError(f"'{repo}' is neither a folder nor a hub id (owner/name)")
     from zsrobust.encoders import hub
-    from zsrobust.encoders.huggingface import from_folder
+    from zsrobust.encoders.prompted import from_folder
 
     folder, commit = hub.fetch(repo, revision=revision)
     source = {"source": repo, "revision": commit}

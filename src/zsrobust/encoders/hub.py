@@ -22,8 +22,8 @@ ATTEMPTS = 4
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubles after each
 
 _SMALL_FILES = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "zsrobust.json", "README.md",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "config.json", "preprocessor_config.json", "processor_config.json", "zsrobust.json", "prompt.safetensors",
+    "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "tokenizer.model",
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.encoders import preprocessing as images
-from zsrobust.encoders import saving, weights
+from zsrobust.encoders import saving, tower, weights
 from zsrobust.encoders import texts as prompts
 from zsrobust.encoders.lowered import Lowered
 from zsrobust.errors import ConfigError, ModelError
@@ -116,16 +116,31 @@ class HuggingFaceEncoder(nn.Module):
         Resize, mean and std stay float32 under autocast. The resized image is not clamped: bicubic overshoot
         would otherwise have zero gradient exactly at the sharp edges.
         """
+        return self.features_of(self.normalised(self.resized(pixels)))
+
+    def resized(self, pixels: Tensor) -> Tensor:
+        """First part of :meth:`encode_pixels`: ``(B, 3, h, w)`` → ``(B, 3, H, W)``, still in units of pixels."""
+        if tuple(pixels.shape[-2:]) == self.input_size:
+            return pixels
         with torch.autocast(pixels.device.type, enabled=False):
-            if tuple(pixels.shape[-2:]) != self.input_size:
-                pixels = nn.functional.interpolate(
-                    pixels, size=self.input_size, mode=self.preprocessing.torch_mode, antialias=True,
-                    align_corners=False,
-                )  # fmt: skip
-            normalised = (pixels - self.mean) / self.std
-            if self._inside is not None:
-                return _pooled(self._inside.get_image_features(pixel_values=normalised.bfloat16())).float()
-        return _pooled(self.model.get_image_features(pixel_values=normalised))
+            return nn.functional.interpolate(
+                pixels, size=self.input_size, mode=self.preprocessing.torch_mode, antialias=True, align_corners=False
+            )
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """Second part: ``(B, 3, H, W)`` less mean, by std."""
+        with torch.autocast(image.device.type, enabled=False):
+            return (image - self.mean) / self.std
+
+    def features_of(self, image: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Third part: raw features ``(B, D)`` of resized and normalised images.
+
+        ``tokens (L, P, W)`` are prompts, as :func:`zsrobust.encoders.tower.features` takes them.
+        """
+        if self._inside is None:
+            return tower.features(self.model, image, tokens)
+        with torch.autocast(image.device.type, enabled=False):
+            return tower.features(self._inside, image.bfloat16(), tokens).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """:meth:`encode_pixels`, so that hooks and ``DistributedDataParallel`` see the call."""
@@ -138,7 +153,7 @@ class HuggingFaceEncoder(nn.Module):
             raise ConfigError(f"encode_texts takes a sequence of texts, not one string ('{texts[:40]}')")
         tokens = {key: value.to(self.device) for key, value in self.reader(list(texts)).items()}
         with torch.autocast(self.device.type, enabled=False):
-            return _pooled(self.model.get_text_features(**tokens))
+            return tower.pooled(self.model.get_text_features(**tokens))
 
     def visual_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """``(name in the checkpoint, parameter)`` of everything the visual tower owns."""
@@ -162,14 +177,14 @@ class HuggingFaceEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """sha256 over all weights and the preprocessing; takes about a second per gigabyte."""
-        return _digest(self.model.state_dict(), self.preprocessing.digest())
+        return digest(self.model.state_dict(), self.preprocessing.digest())
 
     def text_fingerprint(self) -> str:
         """sha256 over what text features depend on: the text tower and the tokenizer."""
         visual = _FAMILIES[self.model.config.model_type][1]
         unused = (*visual, "logit_scale", "logit_bias")
         state = {k: v for k, v in self.model.state_dict().items() if not k.startswith(unused)}
-        return _digest(state, self.reader.digest())
+        return digest(state, self.reader.digest())
 
     def copy(self) -> HuggingFaceEncoder:
         """An independent encoder with the same weights (the tokenizer, which has none, is shared)."""
@@ -194,19 +209,14 @@ class HuggingFaceEncoder(nn.Module):
             return saving.write(Path(folder), self.model, self.reader.tokenizer, self.preprocessing, story)
 
 
-def _pooled(output: Any) -> Tensor:
-    """Transformers 5 wraps the projected embedding; transformers 4 returned it."""
-    features: Tensor = getattr(output, "pooler_output", output)
-    return features
-
-
-def _digest(state: Mapping[str, Tensor], extra: str) -> str:
-    digest = hashlib.sha256(extra.encode())
+def digest(state: Mapping[str, Tensor], extra: str) -> str:
+    """sha256 over ``extra`` and named tensors."""
+    found = hashlib.sha256(extra.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def from_folder(
@@ -218,6 +228,8 @@ def from_folder(
 ) -> HuggingFaceEncoder:
     """The encoder in a local ``folder`` in the Hugging Face layout; nothing is fetched.
 
+    A prompted model is opened by :func:`zsrobust.encoders.prompted.from_folder`, which opens others as well.
+
     Args:
         folder: Holds config.json, weights, preprocessor_config.json and tokenizer files.
         name: What results call it; the folder's name if None.
@@ -225,8 +237,18 @@ def from_folder(
         attention: ``"sdpa"``, or ``"eager"`` (faster in bfloat16 on CPUs).
 
     Raises:
-        ModelError: Anything in the folder is missing, broken, foreign, or would have to run code.
+        ModelError: Anything in the folder is missing, broken, foreign, or would have to run code; or it holds a
+            prompted model, whose backbone without the prompt is another model.
     """
+    if saving.holds_prompt(folder):
+        raise ModelError(f"{folder.name} holds a prompted model: open it with zsrobust.load")
+    return backbone(folder, name=name, provenance=provenance, attention=attention)
+
+
+def backbone(
+    folder: Path, *, name: str | None, provenance: Mapping[str, object] | None, attention: str
+) -> HuggingFaceEncoder:
+    """As :func:`from_folder`, and of a prompted model what is under the prompt."""
     if attention not in ATTENTIONS:
         raise ConfigError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}")
     if not folder.is_dir():
@@ -240,6 +262,7 @@ def from_folder(
         prepared = images.read(folder, family=family, input_size=input_size)
         reader = prompts.read(folder, family=family, config=model.config.text_config)
     story = saving.story(folder, provenance or {})
+    story.pop(saving.PROMPT, None)
     return HuggingFaceEncoder(model, reader, prepared, name=name or folder.resolve().name, provenance=story)
 
 

@@ -1,4 +1,7 @@
-"""A folder that transformers and this package open: weights, tokenizer, card and zsrobust.json."""
+"""A folder that transformers and this package open: weights, tokenizer, card and zsrobust.json.
+
+A prompted model has prompt.safetensors beside them, which transformers knows nothing of: the card says so.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,15 @@ from zsrobust.encoders.preprocessing import read_json
 from zsrobust.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zsrobust.encoders.preprocessing import Preprocessing
 
 STORY = "zsrobust.json"
 FORMAT = "zsrobust.model/1"
+PROMPT = "prompt"
+"""In zsrobust.json: what the prompt is."""
+PROMPT_FILE = "prompt.safetensors"
 
 
 def story(folder: Path, origin: Mapping[str, object]) -> dict[str, Any]:
@@ -67,16 +75,48 @@ def _read(folder: Path) -> dict[str, Any]:
     return found
 
 
+def holds_prompt(folder: Path) -> bool:
+    """Whether the model in ``folder`` is a prompted one.
+
+    Raises:
+        ModelError: Only one of the prompt and its description is there.
+    """
+    described, there = PROMPT in _read(folder), (folder / PROMPT_FILE).is_file()
+    if described and not there:
+        raise ModelError(f"{folder.name}/{STORY} describes a prompt, but {PROMPT_FILE} is missing")
+    if there and not described:
+        raise ModelError(f"{folder.name} has {PROMPT_FILE}, but no description of it in {STORY}")
+    return described
+
+
 def write(
-    folder: Path, model: Any, tokenizer: Any, preprocessing: Preprocessing, provenance: Mapping[str, object]
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    preprocessing: Preprocessing,
+    provenance: Mapping[str, object],
+    prompt: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write everything beside ``folder`` and put it in place with one rename.
 
+    Args:
+        folder: Where to.
+        model: transformers' model.
+        tokenizer: Its tokenizer.
+        preprocessing: Its preprocessing.
+        provenance: What zsrobust.json says; of a prompted model also what the prompt is, under :data:`PROMPT`.
+        prompt: The prompt's tensors by name, on the CPU.
+
     Raises:
-        ConfigError: ``folder`` exists and is not one of ours, or ``provenance`` is not JSON-able.
+        ConfigError: ``folder`` exists and is not one of ours, or ``provenance`` is not JSON-able or speaks of a prompt
+            that is not there.
         ModelError: It cannot be written.
     """
+    from safetensors.torch import save
+
     _check_target(folder)
+    if (PROMPT in provenance) != (prompt is not None):
+        raise ConfigError(f"'{PROMPT}' cannot be a key of the provenance: it describes a prompted model's prompt")
     told = {"format": FORMAT, **provenance, "versions": _versions()}
     try:
         text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
@@ -88,6 +128,8 @@ def write(
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         (fresh / "preprocessor_config.json").write_text(json.dumps(dict(preprocessing.source), indent=2) + "\n")
+        if prompt is not None:
+            (fresh / PROMPT_FILE).write_bytes(save(dict(prompt)))
         (fresh / STORY).write_text(text + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card(folder.name, model.config.model_type, told), encoding="utf-8")
         _replace(fresh, folder)
@@ -138,14 +180,16 @@ def card(title: str, family: str, story: Mapping[str, Any]) -> str:
     head: dict[str, object] = {}
     if story.get("license"):
         head["license"] = story["license"]
-    head["library_name"] = "transformers"
+    # Of a prompted model transformers would open something else.
+    head["library_name"] = "zsrobust" if PROMPT in story else "transformers"
     head["pipeline_tag"] = "zero-shot-image-classification"
     base = story.get("base_model") or story.get("source")
     if isinstance(base, str) and base.count("/") == 1:
         head["base_model"] = base
     head["tags"] = ["zsrobust", "adversarial-robustness", family]
+    use = _USE + (_USE_PROMPTED if PROMPT in story else _USE_PLAIN)
     front = yaml.safe_dump(head, sort_keys=False).strip()
-    return f"---\n{front}\n---\n\n# {title}\n\n{_summary(story, base)}\n\n{_table(story)}\n\n{_USE}"
+    return f"---\n{front}\n---\n\n# {title}\n\n{_summary(story, base)}\n\n{_table(story)}\n\n{use}"
 
 
 def _summary(story: Mapping[str, Any], base: object) -> str:
@@ -156,8 +200,13 @@ def _summary(story: Mapping[str, Any], base: object) -> str:
     adaptation = story.get("adaptation")
     told = adaptation.get("method") if isinstance(adaptation, Mapping) else story.get("method")
     method = (told.get("name") if isinstance(told, Mapping) else told) or "an unnamed method"
+    mixture = story.get("interpolation")
+    mixed = (
+        f"A mixture, with weight {mixture.get('alpha')} on the adapted model and the rest on the original: "
+        if isinstance(mixture, Mapping) else ""
+    )  # fmt: skip
     return (
-        f"{base}, adapted with {method} on {tasks}. Accuracy on these tasks is not zero-shot. A robust "
+        f"{mixed}{base}, adapted with {method} on {tasks}. Accuracy on these tasks is not zero-shot. A robust "
         "accuracy is an upper bound: it says what the attacks that were run did not find."
     )
 
@@ -180,7 +229,15 @@ import zsrobust as zr
 
 encoder = zr.load("path/to/this/folder")
 ```
+"""
 
+_USE_PLAIN = """
 `transformers.AutoModel.from_pretrained` and `transformers.AutoProcessor.from_pretrained` open the same
 folder. The provenance above is in `zsrobust.json` for machines.
+"""
+
+_USE_PROMPTED = """
+This model is a backbone with a visual prompt (`prompt.safetensors`). **`transformers` alone opens only the unprompted
+backbone: another model, with other predictions and another robustness.** The provenance above, with what the prompt is,
+is in `zsrobust.json` for machines.
 """

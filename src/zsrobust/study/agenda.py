@@ -1,0 +1,63 @@
+"""All jobs of all studies that run together, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from zsrobust.study.store import Job, Outcome, Store
+
+
+@dataclass
+class Agenda:
+    """All jobs of all studies, each once, in the order in which they are wanted.
+
+    Attributes:
+        store: Where results are looked for.
+        jobs: Key → job, those that are not done when they are added.
+        ended: Key → outcome, as far as known.
+        started: Keys.
+    """
+
+    store: Store
+    jobs: dict[str, Job] = field(default_factory=dict)
+    ended: dict[str, Outcome] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
+    _missing: set[str] = field(default_factory=set)
+
+    def known(self, job: Job) -> Outcome | None:
+        """How a job ended; looks into the store once."""
+        if job.key not in self.ended and job.key not in self._missing:
+            outcome = self.store.outcome(job.kind, job.key)
+            if outcome is None:
+                self._missing.add(job.key)
+            else:
+                self.ended[job.key] = outcome
+        return self.ended.get(job.key)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """What has to be done of a chain whose last job is wanted."""
+        if jobs and self.known(jobs[-1]) is None:
+            for job in jobs:
+                if self.known(job) is None:
+                    self.jobs.setdefault(job.key, job)
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """Takes note; what waited for a job without a result has none either."""
+        self.ended[job.key] = outcome
+        if outcome.failure is not None:
+            for waiting in self.jobs.values():
+                if waiting.adapted == job.key:
+                    self.ended[waiting.key] = Outcome(error=outcome.failure)
+
+    def next(self) -> Job | None:
+        """The first job that can be started now."""
+        for job in self.jobs.values():
+            ready = job.adapted is None or job.adapted not in self.jobs or job.adapted in self.ended
+            if job.key not in self.started and job.key not in self.ended and ready:
+                return job
+        return None
+
+    def open(self) -> list[Job]:
+        """Jobs that have not ended."""
+        return [job for job in self.jobs.values() if job.key not in self.ended]

@@ -1,0 +1,123 @@
+"""What a recipe may say under ``adapt`` and ``evaluate``: the arguments of the two jobs, checked by type."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from zsrobust.errors import ConfigError, UnknownName
+from zsrobust.jobs import adapt_job, evaluate_job
+from zsrobust.recipe import Recipe
+
+_OF_THE_ENGINE = {
+    "adapt": {"run", "device", "tensorboard", "config", "say", "recipe", "seed", "held_out"},
+    "evaluate": {"models", "run", "pictures", "save_images", "device", "config", "kind", "say"},
+}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def defaults(job: Literal["adapt", "evaluate"]) -> dict[str, Any]:
+    """Every option of the job that a recipe may set, with its default."""
+    own: Callable[..., Any] = adapt_job if job == "adapt" else evaluate_job
+    found = {name: () if p.default is p.empty else p.default for name, p in inspect.signature(own).parameters.items()}
+    if job == "adapt":
+        found |= {name: field.default for name, field in Recipe.__dataclass_fields__.items()}
+        found |= {"method_options": {}, "tuning_options": {}}
+    return {name: value for name, value in found.items() if name not in _OF_THE_ENGINE[job]}
+
+
+def checked(job: Literal["adapt", "evaluate"], given: object, where: str) -> dict[str, Any]:
+    """The options as given, known and of the right types.
+
+    Raises:
+        ConfigError: no such option (the nearest is named), or a value that it cannot take.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} holds options of {job}, not {given!r}")
+    known, hints = defaults(job), _hints(job)
+    for name, value in given.items():
+        if name not in known:
+            about = {"seed": "; name seeds once for the study: seeds: [0, 1]"} if job == "adapt" else {}
+            raise ConfigError(f"{where}: {UnknownName('option of ' + job, str(name), known)}{about.get(name, '')}")
+        if not _fits(value, hints[name]):
+            raise ConfigError(f"{where}: {name} must be {_words(hints[name])}, not {value!r}")
+    return {str(name): _exact(value, hints[name]) for name, value in given.items()}
+
+
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``overrides``. Options of a method (or tuning) stay with it: another one begins with its own."""
+    result = dict(base)
+    for name in ("method", "tuning"):
+        options = f"{name}_options"
+        if name in overrides and overrides[name] != base[name]:
+            result[options] = {}
+        if options in overrides:
+            result[options] = {**result[options], **overrides[options]}
+    return result | {name: value for name, value in overrides.items() if not name.endswith("_options")}
+
+
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Overrides of several levels in one.
+
+    Args:
+        parts: What to call a level → its overrides.
+
+    Raises:
+        ConfigError: two of them set the same option.
+    """
+    result: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for called, overrides in parts.items():
+        for name, value in overrides.items():
+            inner = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, Mapping) else {}
+            for one in inner or [name]:
+                if one in owner:
+                    raise ConfigError(f"{owner[one]} and {called} both set {one}")
+                owner[one] = called
+            result[name] = {**result.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return result
+
+
+def _hints(job: str) -> dict[str, Any]:
+    hints = get_type_hints(adapt_job if job == "adapt" else evaluate_job)
+    return get_type_hints(Recipe) | hints if job == "adapt" else hints
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in inner
+    if origin is Sequence or origin is list:
+        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is Mapping or origin is dict:
+        return isinstance(value, Mapping)
+    if inner:  # a union
+        return any(_fits(value, part) for part in inner)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint in (str, bool, NoneType) and isinstance(value, hint)
+
+
+def _exact(value: Any, hint: Any) -> Any:
+    """1 where 1.0 is meant would make two of one job."""
+    return float(value) if hint is float else value
+
+
+def _words(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Sequence, list):
+        return f"a list of which each is {_words(inner[0])}"
+    if origin in (Mapping, dict):
+        return "names with values"
+    parts = [_words(part) if get_args(part) else _WORDS.get(part, "") for part in inner or (hint,)]
+    return " or ".join(dict.fromkeys(part for part in parts if part))

@@ -1,0 +1,168 @@
+"""Sentences and numbers that the document and the page of studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zsrobust.report.words import TIERS, UPPER_BOUND, parse_threat, percent, plural, points, signed_span
+from zsrobust.study.results import level_name, name_of
+
+Results = Mapping[str, Any]
+"""What ``results.json`` of a study holds, or a part of it."""
+
+INTERVALS = (
+    "Accuracies in %, each task weighing the same; in brackets the 95 % interval. It covers the choice of images and, "
+    "with several seeds, the luck of the training; with one seed it covers the images only. "
+    + UPPER_BOUND.split(". ")[0]
+    + ". "
+    "! marks a robust accuracy that an alarm puts in doubt."
+)
+
+
+def threat_title(text: str) -> str:
+    """``ε = 4/255: every pixel may change by …``."""
+    threat = parse_threat(text)
+    return f"{threat.short}: {threat.words}"
+
+
+def seeds_words(results: Results) -> str:
+    """``3 seeds``, and said so if there is but one."""
+    seeds = results["seeds"]
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}): intervals cover the images only"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if seeds else "no adapted model"
+
+
+def changed(verdict: Results) -> str:
+    """``+10.7 (8.4 to 13.1)``, in points."""
+    change = verdict["change"]
+    return f"{points(change['value'])} ({signed_span(change['interval'])})" if change else "–"
+
+
+def accuracy(score: Results | None) -> str:
+    """``41.0`` with ! where it is in doubt."""
+    return "–" if score is None else percent(score["value"]) + ("!" if score["doubt"] else "")
+
+
+def by_seed(change: Results) -> str:
+    """``3 seeds: +4.1, +8.2, +10.7``: the differences of the single seeds."""
+    if not change["seeds"]:
+        return "not adapted"
+    return f"{plural(len(change['seeds']), 'seed')}: {', '.join(points(value) for value in change['by_seed'])}"
+
+
+def figure_file(results: Results, entry: Results) -> str:
+    """What a figure is called among those of all studies."""
+    return f"{results['folder']}-{Path(entry['svg']).name}"
+
+
+def by_claim(every: Sequence[Results]) -> dict[str, list[tuple[Results, Results]]]:
+    """Claim → (study, entry), over all studies."""
+    found: dict[str, list[tuple[Results, Results]]] = {}
+    for results in every:
+        for entry in results["claims"]:
+            found.setdefault(entry["claim"], []).append((results, entry))
+    return found
+
+
+def headline(entries: Sequence[tuple[Results, Results]]) -> str:
+    """``holds``, or ``holds in 2 of 3 comparisons, not told apart in 1``."""
+    counts: dict[str, int] = {}
+    for _, entry in entries:
+        verdict = entry["verdicts"][0]["verdict"]
+        counts[verdict] = counts.get(verdict, 0) + 1
+    if len(counts) == 1:
+        (verdict,) = counts
+        return verdict if len(entries) == 1 else f"{verdict} in all {len(entries)} comparisons"
+    first, *rest = counts.items()
+    return ", ".join([f"{first[0]} in {first[1]} of {len(entries)} comparisons", *(f"{v} in {n}" for v, n in rest)])
+
+
+def reasons(entries: Sequence[tuple[Results, Results]]) -> list[str]:
+    """Likely reasons of those comparisons that do not hold."""
+    failed = [e["reason"] for _, e in entries if e["verdicts"][0]["verdict"] not in ("holds", "not measured")]
+    return list(dict.fromkeys(reason for reason in failed if reason))
+
+
+def tier_words(results: Results, tier: str) -> str:
+    """``unrelated (6 tasks)``."""
+    n = sum(1 for task in results["tasks"] if tier in ("all", task["tier"]))
+    return f"{tier} ({plural(n, 'task')})"
+
+
+def unfinished(results: Results) -> str:
+    """How many cells are missing; empty if none is."""
+    missing = results["planned"] - results["finished"]
+    return f"{plural(missing, 'cell')} of {results['planned']} without results" if missing else ""
+
+
+def time_words(results: Results) -> str:
+    """``adaptation 31 min, evaluation 12 min``, added over all cells."""
+    return ", ".join(
+        f"{noun} {_duration(results['seconds'][kind])}"
+        for kind, noun in (("adapt", "adaptation"), ("evaluate", "evaluation"))
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def settings(results: Results) -> list[tuple[str, str]]:
+    """What all cells of a study share, as (noun, words)."""
+    recipe = results["recipe"]
+    tasks = {tier: [t["name"] for t in results["tasks"] if t["tier"] == tier] for tier in TIERS}
+    sizes = sorted({task["n"] for task in results["tasks"]})
+    each = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    attacks = dict.fromkeys(name for names in results["attacks"].values() for name in names)
+    return [
+        ("Tasks", "; ".join(f"{tier}: {', '.join(names)}" for tier, names in tasks.items() if names)),
+        ("Images", f"{each} a task"),
+        ("Threats", ", ".join(results["threats"])),
+        ("Attacks", " + ".join(attacks)),
+        ("Seeds", seeds_words(results)),
+        ("Adapted", _options(recipe.get("adapt") or {})),
+        (
+            "Axes",
+            "; ".join(f"{axis}: {', '.join(map(str, levels))}" for axis, levels in (recipe.get("axes") or {}).items()),
+        ),
+        ("Tuning", _tuning(recipe.get("tune") or {})),
+        ("Time", time_words(results)),
+    ]
+
+
+def _options(options: Results) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "defaults"
+
+
+def _tuning(tune: Results) -> str:
+    if not tune:
+        return "none"
+    if "from" in tune:
+        return f"{tune.get('option', 'lr')} as chosen in {tune['from']}"
+    return (
+        f"{tune.get('option', 'lr')}: the same number of values for every combination, the best robust accuracy on "
+        f"{tune.get('images', 200)} held-out images of the adaptation task, seed {tune.get('seed', 0)}"
+    )
+
+
+def tuning_rows(results: Results) -> list[list[str]]:
+    """What was tried: combination, value, held-out accuracies, what became of it."""
+    return [
+        [
+            name_of({str(axis): level_name(level) for axis, level in entry["levels"].items()}, None),
+            f"{entry['value']:g}",
+            _share(entry.get("held_out_clean")),
+            _share(entry.get("held_out_robust")),
+            "diverged" if entry.get("diverged") else "chosen" if entry.get("chosen") else "",
+        ]
+        for entry in results["tuning"]
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
