@@ -15,9 +15,9 @@ from zsrobust.cli.tokens import split
 from zsrobust.errors import ConfigError, UnknownName
 
 
-def recipes() -> dict[str, str]:
-    """Shipped recipes: name → the text of the YAML file."""
-    folder = files("zsrobust") / "recipes"
+def recipes(*below: str) -> dict[str, str]:
+    """Shipped recipes, or those in a folder ``below``: name → the text of the YAML file."""
+    folder = (files("zsrobust") / "recipes").joinpath(*below)
     shipped = [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")] if folder.is_dir() else []
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in shipped}
 

@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,20 @@ from zsrobust.registry import Registry
 
 @dataclass(kw_only=True)
 class LsOptions:
-    """List what there is: tasks, suites of tasks, methods, attacks, models or recipes."""
+    """List what there is.
+
+    KIND is tasks, suites (of tasks), methods, tunings (ways of adapting), attacks, models, recipes, studies or
+    references (published numbers).
+    """
 
     what: str | None = None
-    """tasks, suites, methods, attacks, models or recipes; also written without --what."""
+    """tasks, suites, methods, tunings, attacks, models, recipes, studies or references; also written without --what."""
 
 
 COMMAND = Command(
     name="ls",
     options=LsOptions,
-    usage="tasks|suites|methods|attacks|models|recipes",
+    usage="KIND",
     positional="what",
     examples=("zsrobust ls tasks",),
 )
@@ -85,8 +89,29 @@ def _models() -> list[tuple[str, str]]:
     return _registered(ENCODERS)
 
 
+def _tunings() -> list[tuple[str, str]]:
+    from zsrobust.tuning import TUNINGS
+
+    return [(name, _class_line(TUNINGS.address(name))) for name in TUNINGS]
+
+
+def _studies() -> list[tuple[str, str]]:
+    return _titled(recipes("studies"))
+
+
+def _references() -> list[tuple[str, str]]:
+    from zsrobust.report.references import sources
+
+    return sources()
+
+
 def _recipes() -> list[tuple[str, str]]:
-    return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in sorted(recipes().items())]
+    return _titled(recipes())
+
+
+def _titled(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Name and first comment of each YAML file."""
+    return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in sorted(texts.items())]
 
 
 KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
@@ -95,7 +120,10 @@ KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "methods": _methods,
     "attacks": _attacks,
     "models": _models,
+    "tunings": _tunings,
     "recipes": _recipes,
+    "studies": _studies,
+    "references": _references,
 }
 NOTES = {
     "tasks": "A task is also a TOML file, a .parquet file, a folder with one folder of images a class, or "
@@ -107,7 +135,10 @@ NOTES = {
     "attacks": "NAME:option=value sets an option in brackets, as in apgd:ce:steps=50; several follow each other. A "
     "number right after pgd or cw is the steps, as in pgd:20, and what follows transfer is a model. The options of "
     "zsrobust evaluate with these names set them for all attacks that have them.",
+    "tunings": "zsrobust adapt --tuning NAME --tuning_options.OPTION VALUE; the options are in brackets.",
     "recipes": "zsrobust adapt RECIPE uses one; 'demo' belongs to zsrobust demo.",
+    "studies": "zsrobust study NAME runs one; --dry_run says how long it takes here.",
+    "references": "Published numbers; a report shows one beside yours where model, task, threat and attack match.",
 }
 
 
@@ -123,6 +154,17 @@ def _with_options(address: str) -> str:
     given = [*found.args.args[1:], *found.args.kwonlyargs] if isinstance(found, ast.FunctionDef) else []
     options = ", ".join(one.arg for one in given if one.arg not in RESERVED)
     return _first_line(address) + (f" [{options}]" if options else "")
+
+
+def _class_line(address: str) -> str:
+    """The first line of a class, and its options: its fields but for the name."""
+    _, found = _source(address)
+    if not isinstance(found, ast.ClassDef):
+        return _first_line(address)
+    fields = [n.target.id for n in found.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    options = ", ".join(name for name in fields if name not in ("name", "_"))
+    text = (ast.get_docstring(found) or "").partition("\n")[0].replace("``", "")
+    return text + (f" [{options}]" if options else "")
 
 
 def _first_line(address: str) -> str:
