@@ -152,7 +152,7 @@ def _optimizer(parameters: Mapping[str, nn.Parameter], method: Method, how: Reci
     beside = [parameter for name, parameter in parameters.items() if name.startswith(EXTRA)]
     groups: list[dict[str, Any]] = [{"params": own, "factor": 1.0}]
     if beside:
-        groups.append({"params": beside, "factor": method.extra_lr})
+        groups.append({"params": beside, "factor": method.extra_lr(how.lr) / how.lr})
     return OPTIMIZERS[how.optimizer](groups, how.lr, how.weight_decay)
 
 

@@ -199,3 +199,21 @@ def test_held_out_images_are_scored_by_the_methods_own_classifier(tmp_path: Path
     assert scores[0] != scores[1]
     with pytest.raises(ConfigError, match="other classes"):
         adapt(Toy(), task=task(18), held_out=task(8, classes=CLASSES[:2]), **options)
+
+
+@pytest.mark.parametrize(("head_lr", "expected"), [(None, 5.0), (0.02, 0.02)])
+def test_a_head_learns_at_its_own_rate(head_lr: float | None, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+    learn = adaptation._learn
+
+    def watched(*given: Any) -> float:
+        rates.append([group["lr"] for group in given[5].param_groups])
+        return learn(*given)
+
+    monkeypatch.setattr(adaptation, "_learn", watched)
+    method = METHODS["standard"](head_lr=head_lr)
+    adapt(Toy(), task=task(8), attack=PGD(Threat(), 1), method=method, epochs=1, batch_size=4, lr=0.5, warmup=0.0)
+    assert rates[0] == pytest.approx([0.5, expected])
+    assert rates[1] == pytest.approx([0.25, expected / 2])
+    with pytest.raises(ConfigError, match="head_lr must be above 0, not 0"):
+        METHODS["standard"](head_lr=0)

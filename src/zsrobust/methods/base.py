@@ -82,14 +82,12 @@ class Method(Protocol):
         labelled: Whether the losses read labels, true or pseudo.
         anchor: Whose features of the clean images come with each batch as ``anchors``: those of the model being
             adapted (as it is at the beginning of the step), of the original, or None: nobody's.
-        extra_lr: Factor on the learning rate for what :meth:`extra` returns.
     """
 
     name: str
     adversarial: ClassVar[bool] = True
     labelled: ClassVar[bool] = True
     anchor: ClassVar[Literal["adapted", "original"] | None] = None
-    extra_lr: ClassVar[float] = 1.0
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """What the adversary maximises: per-example values (B,) at ``points`` (B, 3, H, W)."""
@@ -109,6 +107,10 @@ class Method(Protocol):
         Its parameters are trained with the encoder and dropped with the end of the run; its buffers are fixed.
         """
         return None
+
+    def extra_lr(self, lr: float) -> float:
+        """Peak learning rate of what :meth:`extra` returns, where that of the model is ``lr``."""
+        return lr
 
     def logits(self, learner: Learner, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, C): the classifier that the method trains, on the classes of its training task.

@@ -14,23 +14,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zsrobust.errors import ConfigError
 from zsrobust.methods.base import Batch, Learner, Method
 from zsrobust.randomness import generator
 
 
 @dataclass(frozen=True)
 class Standard(Method):
-    """Cross-entropy over a linear head that starts at random and learns ten times as fast as the tower."""
+    """Cross-entropy over a linear head that starts at random.
 
-    extra_lr: ClassVar[float] = 10.0
+    Attributes:
+        head_lr: Peak learning rate of the head. None: ten times that of the model, since the head starts from nothing;
+            name one where prompts are trained, whose own learning rates are far too large for a head.
+    """
 
     _: KW_ONLY
+    head_lr: float | None = None
     name: str = "standard"
+
+    def __post_init__(self) -> None:
+        if self.head_lr is not None and not self.head_lr > 0:
+            raise ConfigError(f"{self.name}'s head_lr must be above 0, not {self.head_lr}")
+
+    def extra_lr(self, lr: float) -> float:
+        """That of the head."""
+        return 10 * lr if self.head_lr is None else self.head_lr
 
     def extra(self, width: int, classes: int, seed: int) -> nn.Module:
         """W from N(0, 1/D) by the seed, b from 0."""
@@ -56,5 +68,5 @@ class Standard(Method):
         return self.inner(learner, points, batch)
 
     def describe(self) -> Mapping[str, object]:
-        """Only the name: it has no options."""
-        return {"name": self.name}
+        """The head's learning rate."""
+        return {"name": self.name, "head_lr": self.head_lr}
