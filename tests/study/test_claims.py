@@ -10,7 +10,8 @@ from zsrobust.study import claims
 from zsrobust.study.results import load
 
 AXES = {"loss": {"TeCoA": {}, "twin": {}, "standard": {}}, "way": {"fine-tuning": {}, "token prompt": {}}}
-WEAK = {"claim": "c", "higher": {"loss": "TeCoA"}, "lower": {"loss": "standard"}}
+FINE = {"way": "fine-tuning"}
+WEAK = {"claim": "c", "higher": {"loss": "TeCoA", **FINE}, "lower": {"loss": "standard", **FINE}}
 
 
 def recipe(*entries):
@@ -34,15 +35,12 @@ def verdicts(study, **entry):
     return claims.judge(study, checked)
 
 
-FINE = {"way": "fine-tuning"}
-
-
 def test_the_stronger_model_wins_in_every_tier_and_the_weaker_one_loses(study):
     first, second = {"loss": "TeCoA", **FINE}, {"loss": "standard", **FINE}
     forward, backward = verdicts(study, higher=first, lower=second), verdicts(study, higher=second, lower=first)
     assert [v.tier for v in forward] == ["unrelated", "adapted"]
-    assert {v.kind for v in forward} == {claims.HOLDS}
-    assert {v.kind for v in backward} == {claims.REVERSED}
+    assert {v.verdict for v in forward} == {claims.HOLDS}
+    assert {v.verdict for v in backward} == {claims.REVERSED}
     for one, other in zip(forward, backward, strict=True):
         assert one.change.value == pytest.approx(-other.change.value)
         assert one.change.value == pytest.approx(one.higher.value - one.lower.value)
@@ -52,7 +50,7 @@ def test_the_stronger_model_wins_in_every_tier_and_the_weaker_one_loses(study):
 
 def test_equal_models_are_not_told_apart(study):
     (verdict, _) = verdicts(study, higher={"loss": "TeCoA", **FINE}, lower={"loss": "twin", **FINE})
-    assert verdict.kind == claims.OPEN
+    assert verdict.verdict == claims.OPEN
     assert verdict.change.interval[0] < 0 < verdict.change.interval[1]
 
 
@@ -60,9 +58,9 @@ def test_a_margin_is_in_points(study):
     pair = {"higher": {"loss": "TeCoA", **FINE}, "lower": {"loss": "standard", **FINE}}
     change = verdicts(study, **pair)[0].change
     low, high = (100 * end for end in change.interval)
-    assert verdicts(study, **pair, margin=low - 1)[0].kind == claims.HOLDS
-    assert verdicts(study, **pair, margin=(low + high) / 2)[0].kind == claims.OPEN
-    assert verdicts(study, **pair, margin=high + 1)[0].kind == claims.FAILS
+    assert verdicts(study, **pair, margin=low - 1)[0].verdict == claims.HOLDS
+    assert verdicts(study, **pair, margin=(low + high) / 2)[0].verdict == claims.OPEN
+    assert verdicts(study, **pair, margin=high + 1)[0].verdict == claims.FAILS
 
 
 @pytest.mark.parametrize(
@@ -73,34 +71,24 @@ def test_a_margin_is_in_points(study):
         ((-0.05, -0.01), 0.0, claims.REVERSED),
         ((-0.02, 0.01), -0.03, claims.HOLDS),  # at most 3 points lower
         ((-0.06, -0.04), -0.03, claims.FAILS),
-        ((0.0, 0.0), 0.0, claims.FAILS),
+        ((-0.015, 0.0), 0.0, claims.OPEN),
     ],
 )
 def test_words_of_an_interval(interval, margin, kind):
     assert claims.kind_of(interval, margin) == kind
 
 
-def test_axes_that_are_left_open_are_matched(study):
-    (verdict, _) = verdicts(study, higher={"loss": "TeCoA"}, lower={"loss": "standard"})
-    single = [
-        verdicts(study, higher={"loss": "TeCoA", "way": way}, lower={"loss": "standard", "way": way})[0].change.value
-        for way in AXES["way"]
-    ]
-    assert verdict.change.value == pytest.approx(sum(single) / 2)
-    assert verdict.why == "mean over 2 pairs that differ in this only"
-
-
 def test_one_model_can_be_compared_with_itself_in_another_measure(study):
     (verdict, _) = verdicts(study, higher={"unadapted": True, "measure": "clean"}, lower="unadapted", margin=10)
-    assert verdict.kind == claims.HOLDS
+    assert verdict.verdict == claims.HOLDS
     assert verdict.change.seeds == ()
     assert verdict.change.value == pytest.approx(verdict.higher.value - verdict.lower.value)
 
 
 def test_what_was_not_measured_has_no_verdict(study):
-    (verdict, *_) = verdicts(study, higher={"loss": "TeCoA", "alpha": 0.5}, lower={"loss": "TeCoA"})
-    assert verdict.kind == claims.MISSING
-    assert verdict.sentence == "not measured: no finished cell of TeCoA (α = 0.5)"
+    (verdict, *_) = verdicts(study, higher={"loss": "TeCoA", **FINE, "alpha": 0.5}, lower={"loss": "TeCoA", **FINE})
+    assert verdict.verdict == claims.MISSING
+    assert verdict.sentence == "not measured: no finished cell of TeCoA, fine-tuning (α = 0.5)"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +97,11 @@ def test_what_was_not_measured_has_no_verdict(study):
         ({"higher": {"loss": "TeCoAA"}}, UnknownName, "did you mean 'TeCoA'"),
         ({"higher": {"los": "TeCoA"}}, UnknownName, "did you mean 'loss'"),
         ({"hihger": {}}, UnknownName, "did you mean 'higher'"),
-        ({"lower": {"loss": "TeCoA"}}, ConfigError, "compares a model with itself"),
-        ({"lower": {"loss": "standard", "way": "fine-tuning"}}, ConfigError, "only one of higher and lower names way"),
+        ({"lower": {"loss": "TeCoA", **FINE}}, ConfigError, "compares a model with itself"),
+        ({"lower": {"loss": "standard"}}, ConfigError, "leaves way open"),
         ({"margin": 0.1}, ConfigError, "write 10 for 10 points"),
         ({"tier": "unrelatd"}, UnknownName, "did you mean 'unrelated'"),
-        ({"higher": {"loss": "TeCoA", "alpha": 1}}, ConfigError, "between 0 and 1"),
+        ({"higher": {"loss": "TeCoA", **FINE, "alpha": 1}}, ConfigError, "between 0 and 1"),
     ],
 )
 def test_mistakes_are_one_clear_line_before_anything_runs(changes, error, words):

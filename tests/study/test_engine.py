@@ -109,6 +109,7 @@ TUNE = {"option": "lr", "seed": 0, "images": 9, "values": [1e-3]}
         ({"interpolate": [0.5, 1]}, "mini: interpolate takes weights between 0 and 1, both excluded, not 1"),
         ({"tune": TUNE | {"option": "ln"}}, "mini: tune: unknown option of adapt 'ln'; did you mean 'lr'?"),
         ({"tune": TUNE | {"values": {"loss": {"TeCoA": [1e-3]}}}}, "mini: tune: no values for loss 'standard'"),
+        ({"tune": TUNE | {"values": {"loss": [1e-3]}}}, "mini: tune: values of loss holds its levels, each with"),
         ({"tune": TUNE | {"values": {"way": {}}}}, "mini: tune: values differ by the level of one axis (loss, images)"),
         ({"tune": TUNE | {"from": "other"}}, "mini: tune has either values, or the study that they are taken from"),
         ({"tune": TUNE | {"values": ["1e-3"]}}, "mini: tune: values is a list of different numbers"),
@@ -236,16 +237,18 @@ def test_tuning_from_another_study(content: Content, folder: Path) -> None:
         ({"labels": "none"}, "method 'tecoa' needs labels"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"task": "dgits"}, "unknown task 'dgits'; did you mean 'digits'?"),
+        ({"tuning": "last-blocks", "tuning_options": {"count": 90}}, "last-blocks: count = 90, but"),
+        ({"method": "imgcoadv", "batch_size": 1}, "imgcoadv compares images of a batch: it needs at least 2, not 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_runs(
     content: Content, folder: Path, adapt: Content, line: str
 ) -> None:
-    del content["tune"], content["axes"]
-    found = parse(content | {"adapt": content["adapt"] | adapt}, name="a")
+    del content["tune"]
+    found = parse(content | {"axes": {"way": {"mine": {"lr": 1e-4}}}, "adapt": content["adapt"] | adapt}, name="a")
     with pytest.raises(ZSRobustError) as caught:
         study([found], run=folder / "refused", store=folder / "refused", jobs=1)
-    assert str(caught.value).startswith(line)
+    assert str(caught.value).startswith(f"a: mine: {line}")
     assert not (folder / "refused").exists()
 
 

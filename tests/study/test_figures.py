@@ -61,6 +61,7 @@ def test_a_scatter_has_a_point_for_each_group_and_the_unadapted_model(study):
     x, y = expected(study, "all", "clean", **FINE), expected(study, "all", "robust", **FINE)
     point = points(drawn)["TeCoA, fine-tuning", x.value]
     assert (point.x_interval, point.y, point.y_interval) == (x.interval, y.value, y.interval)
+    assert {one.note for one in shown} == {""}
     assert {key.label for key in drawn.legend} == {
         "TeCoA", "CoAdv", "standard", "fine-tuning", "token prompt", "pixel prompt", "unadapted",
     }  # fmt: skip

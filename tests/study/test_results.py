@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tests.study.fake_study import main_strength, write_study
 
 from zsrobust.errors import RunError
-from zsrobust.statistics import Outcomes, bootstrap_mean
-from zsrobust.study import document, scores
-from zsrobust.study.results import EVERY_ATTACK, load
+from zsrobust.statistics import Outcomes, bootstrap_mean, mcnemar, wilson
+from zsrobust.study import document, page, scores, wording
+from zsrobust.study.claims import HOLDS, OPEN, REVERSED, kind_of
+from zsrobust.study.results import EVERY_ATTACK, Cell, Outcome, StudyTask, load
 
 TASKS = ("world-compositions", "world-shapes", "cifar10", "world-textures")
 RECIPE = {
@@ -80,7 +83,7 @@ def test_a_score_is_the_mean_over_tasks_and_seeds_counted_by_hand(folder, study)
 def test_a_cell_without_a_task_has_no_mean_over_it(study):
     cell = next(cell for cell in study.cells if not cell.unadapted)
     fewer = {place: outcome for place, outcome in cell.outcomes.items() if place[0] != "cifar10"}
-    partial = type(cell)(cell.levels, cell.seed, None, {}, {}, {}, fewer)
+    partial = replace(cell, outcomes=fewer)
     assert scores.score([partial], study.tasks_of("unrelated"), scores.Measure("clean", study.primary.text)) is None
 
 
@@ -111,6 +114,102 @@ def test_the_interval_covers_the_method_and_not_these_three_models_only():
         images_only += estimate.interval[0] <= 0.5 <= estimate.interval[1]
     assert covered / repeats >= 0.92
     assert images_only / repeats < 0.88
+
+
+def cells_of(right, images, seeds):
+    """Cells with (cells, images) 0/1 on each task."""
+    found = []
+    for k, seed in enumerate(seeds):
+        outcomes = {
+            (task, "t"): Outcome(np.arange(len(keys)), keys, right[task][k], {EVERY_ATTACK: right[task][k]}, ())
+            for task, keys in images.items()
+        }
+        found.append(Cell({} if seed is None else {"loss": "a"}, seed, None, {}, {}, {}, outcomes=outcomes))
+    return found
+
+
+def test_a_paired_difference_of_tasks_that_share_images_has_the_variance_of_the_closed_form():
+    """Task A is the first 60 of the 200 images of task B; the unadapted model against three seeds."""
+    rng = np.random.default_rng(3)
+    easy = rng.random(200)
+    keys = tuple(f"image {i}" for i in range(200))
+    images = {"A": keys[:60], "B": keys}
+    models = np.stack([easy < limit for limit in (0.35, 0.72, 0.60, 0.66)]) ^ (rng.random((4, 200)) < 0.1)
+    right = {"A": models[:, :60].astype(float), "B": models.astype(float)}
+    before, *after = cells_of(right, images, [None, 0, 1, 2])
+    tasks = [StudyTask("A", "unrelated", 60, 2), StudyTask("B", "unrelated", 200, 2)]
+    measure = scores.Measure("robust", "t")
+    found = scores.difference([(cell, before) for cell in after], tasks, (measure, measure))
+    change, higher, lower = found
+    gain = models[1:].mean(0) - models[0]
+    by_seed = [(m[:60].mean() - models[0, :60].mean() + m.mean() - models[0].mean()) / 2 for m in 1.0 * models[1:]]
+    assert change.value == pytest.approx((gain[:60].mean() + gain.mean()) / 2)
+    assert change.by_seed == pytest.approx(by_seed)
+    assert (change.seeds, higher.seeds, lower.seeds) == ((0, 1, 2), (0, 1, 2), ())
+    assert change.n == higher.n == lower.n == 260
+    # each image adds to both tasks; images are drawn among those in both, and among those in B only
+    adds = gain / 200 / 2
+    adds[:60] += gain[:60] / 60 / 2
+    of_images = 60 * adds[:60].var() + 140 * adds[60:].var() + 2 * ((1 / 60 + 1 / 200) / 4) ** 2
+    of_seeds = np.var(by_seed, ddof=1) / 3
+    degrees = (of_images + of_seeds) ** 2 / (of_seeds**2 / 2)
+    half = scores.student(degrees) * math.sqrt(of_images + of_seeds)
+    assert change.interval == pytest.approx((change.value - half, change.value + half), abs=0.07 * half)
+    # one seed, and the unadapted model: the choice of images only
+    alone = scores.difference([(after[0], before)], tasks, (measure, measure))[0]
+    assert alone.interval[1] - alone.interval[0] < change.interval[1] - change.interval[0]
+    assert lower == scores.score([before], tasks, measure)
+    assert scores.score([before], tasks[:1], measure).interval == wilson(models[0, :60].sum(), 60)  # as in a report
+
+
+@pytest.mark.parametrize(("won", "lost", "kind"), [(4, 0, OPEN), (6, 0, HOLDS), (0, 1, OPEN), (0, 6, REVERSED)])
+def test_a_few_changed_images_are_no_more_certain_than_the_exact_test_says(won, lost, kind):
+    right = np.zeros((2, 200))
+    right[0, :won] = right[1, won : won + lost] = 1
+    images = {"A": tuple(map(str, range(200)))}
+    first, second = cells_of({"A": right}, images, [0, 0])
+    measure = scores.Measure("robust", "t")
+    change = scores.difference([(first, second)], [StudyTask("A", "adapted", 200, 2)], (measure, measure))[0]
+    assert change.value == pytest.approx((won - lost) / 200)
+    assert kind_of(change.interval, 0.0) == kind
+    assert (mcnemar(lost, won) < 0.05) == (kind != OPEN)
+
+
+def test_the_order_of_the_records_does_not_matter(tmp_path, folder, study):
+    """Runs that go through a task in another order are still compared image by image."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    for path in other.glob("store/*/records.jsonl"):
+        by_example = {}
+        for line in path.read_text().splitlines():
+            values = json.loads(line)
+            by_example.setdefault((values["task"], values["example"]), []).append(line)
+        path.write_text("\n".join(line for lines in reversed(by_example.values()) for line in lines) + "\n")
+    for cell, same in zip(load(other).cells, study.cells, strict=True):
+        for place, outcome in cell.outcomes.items():
+            assert outcome.ids.tolist() == same.outcomes[place].ids.tolist()
+            assert outcome.images == same.outcomes[place].images
+            assert outcome.clean.tolist() == same.outcomes[place].clean.tolist()
+
+
+def test_what_is_true_of_every_row_is_told_once_and_hides_no_other_alarm(tmp_path, folder):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for path in other.glob("store/*/run.json"):
+        path.write_text(path.read_text().replace('"precision": "float32"', '"precision": "bfloat16"'))
+    path = other / "store" / "TeCoA-fine-tuning-1-None" / "run.json"
+    run = json.loads(path.read_text())
+    run["flags"] = [{"text": "too weak", "name": "weak", "strength": "measured", "task": "cifar10"}]
+    path.write_text(json.dumps(run))
+    cells = json.loads((other / "cells.json").read_text())
+    cells["cells"][1]["seconds"]["adapt"] = None  # was interrupted
+    (other / "cells.json").write_text(json.dumps(cells))
+    results = document.write(other)
+    assert [alarm["text"] for alarm in results["everywhere"]] == ["computed in bfloat16, not float32"]
+    doubtful = {(line["name"], line["over"]) for line in results["lines"] if line["doubt"]}
+    assert doubtful == {("TeCoA, fine-tuning", over) for over in ("unrelated", "all", "task cifar10")}
+    text = (other / "table.md").read_text()
+    assert text.count("computed in bfloat16, not float32") == text.count("\n| --- ")
+    assert "computed in bfloat16" in page.write(tmp_path).read_text()
+    assert wording.time_words(results) == "adaptation at least 4 min, evaluation 2 min"
 
 
 def test_what_is_written_says_the_same_everywhere_and_follows_cells_json(folder):

@@ -22,6 +22,7 @@ from zsrobust.run_folder import write_atomically
 from zsrobust.study.store import Job, Outcome, Store
 from zsrobust.tasks import Task
 from zsrobust.tasks import task as open_task
+from zsrobust.tuning.base import Tuning
 
 HELD_OUT = ("held_out_clean_accuracy", "held_out_robust_accuracy")
 
@@ -68,6 +69,17 @@ class Bench:
         if key not in self._open:
             self._open[key] = fingerprint_of(model)
         return str(self._open[key])
+
+    def fits(self, tuning: Tuning, model: Encoder) -> None:
+        """Refuses a way of adapting that the model has no place for, before anything is computed.
+
+        Raises:
+            ZSRobustError: it cannot be prepared: a frame wider than the image, more blocks than there are.
+        """
+        key = f"fits {id(model)} {json.dumps(dict(tuning.describe()), sort_keys=True, default=str)}"
+        if key not in self._open:
+            tuning.prepare(model, seed=0)
+            self._open[key] = True
 
     def training(self, settings: Mapping[str, Any]) -> Task:
         """The task that the settings adapt on."""

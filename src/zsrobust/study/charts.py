@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zsrobust.report.words import percent, span
@@ -90,17 +90,15 @@ class Chart:
     """A figure.
 
     Attributes:
-        kind: ``"scatter"``, ``"lines"``, ``"bars"`` or ``"rates"``.
+        kind: ``"scatter"``, ``"lines"``, ``"bars"`` or ``"rates"``; the last has a logarithmic x.
         name: Of its files.
         title: What it shows.
         subtitle: Under which conditions: tasks, threat, attack, seeds, what the bars are.
         x_label: With its unit.
         y_label: With its unit.
-        x_ticks: (position, text); empty where x is an accuracy or ``log_x``.
+        x_ticks: (position, text); empty where x is an accuracy or logarithmic.
         legend: Entries.
         panels: At least one.
-        notes: What is not drawn.
-        log_x: Whether x is logarithmic.
     """
 
     kind: str
@@ -112,37 +110,28 @@ class Chart:
     x_ticks: tuple[tuple[float, str], ...]
     legend: tuple[Key, ...]
     panels: tuple[Panel, ...]
-    notes: tuple[str, ...] = ()
-    log_x: bool = False
+
+    @property
+    def points(self) -> list[Point]:
+        """All that is drawn."""
+        return [point for panel in self.panels for series in panel.series for point in series.points]
 
 
 def table(chart: Chart) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of what a chart draws."""
-    several = len(chart.panels) > 1
-    noted = any(point.note for _, _, point in _points(chart))
-    seeded = any(point.seeds for _, _, point in _points(chart))
-    head = [*(["Panel"] if several else []), "Series", chart.x_label, chart.y_label]
-    head += ["n"] + (["seeds"] if seeded else []) + ([""] if noted else [])
+    """Head and rows of what a chart draws; columns in which nothing is said are left out."""
+    head = ["Panel", "Series", chart.x_label, chart.y_label, "n", "seeds", ""]
     ticks = dict(chart.x_ticks)
     rows = []
-    for panel, series, point in _points(chart):
-        x = ticks.get(point.x, f"{point.x:g}") if point.x_interval is None else _accuracy(point.x, point.x_interval)
-        if series.level:
-            x = "–"
-        y = _accuracy(point.y, point.y_interval) + ("!" if point.doubt else "")
-        row = [*([panel.title] if several else []), series.name, x, y, f"{point.n:,}" if point.n else "–"]
-        row += ([str(point.seeds) if point.seeds else "–"] if seeded else []) + ([point.note] if noted else [])
-        rows.append(row)
-    return head, rows
-
-
-def doubts(chart: Chart) -> tuple[str, ...]:
-    """Names of the alarms of what it draws."""
-    return tuple(dict.fromkeys(name for _, _, point in _points(chart) for name in point.doubt))
-
-
-def _points(chart: Chart) -> Iterable[tuple[Panel, Series, Point]]:
-    return [(panel, series, point) for panel in chart.panels for series in panel.series for point in series.points]
+    for panel in chart.panels:
+        for series in panel.series:
+            for point in series.points:
+                tick = ticks.get(point.x, f"{point.x:g}")
+                x = tick if point.x_interval is None else _accuracy(point.x, point.x_interval)
+                y = _accuracy(point.y, point.y_interval) + ("!" if point.doubt else "")
+                counts = [f"{point.n:,}" if point.n else "–", str(point.seeds or "–")]
+                rows.append([panel.title, series.name, "–" if series.level else x, y, *counts, point.note])
+    told = {1, 2, 3, 4} | {i for i in (0, 5, 6) if any(row[i] not in ("", "–") for row in rows)}
+    return [head[i] for i in sorted(told)], [[row[i] for i in sorted(told)] for row in rows]
 
 
 def _accuracy(value: float, interval: Sequence[float]) -> str:

@@ -12,7 +12,8 @@ An entry under ``claims`` of a recipe says which of two models should be higher:
     margin    points by which the one should be higher (default 0); −3 says "at most 3 points lower"
     reason    likely reason, shown where the claim does not hold
 
-Axes that the two models do not name are matched: the difference is then a mean over these pairs.
+Both name a level of every axis that has several. Cells of the same seed are a pair; the unadapted model has no seed and
+goes with each.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsrobust.errors import ConfigError, UnknownName
-from zsrobust.report.words import NOT_ADAPTED, TIERS, points, signed_span
-from zsrobust.study.results import ALL, CLEAN, EVERY_ATTACK, ROBUST, TIER_NAMES, Cell, Study, level_name, name_of
+from zsrobust.errors import ConfigError
+from zsrobust.report.words import points, signed_span
+from zsrobust.study.results import CLEAN, EVERY_ATTACK, ROBUST, TIER_NAMES, Cell, Study, level_name, name_of
 from zsrobust.study.scores import Measure, Score, difference
-from zsrobust.study.selecting import UNADAPTED, axes_in, entries_of, fits, levels_of, one_of
+from zsrobust.study.selecting import UNADAPTED, axes_in, entries_of, one_of
 
 KEYS = ("claim", "measure", "tier", "higher", "lower", "margin", "reason", "threat", "attack")
 SIDE_KEYS = ("alpha", "measure", "threat", "attack", UNADAPTED)
@@ -42,7 +43,7 @@ HOLDS, REVERSED, FAILS, OPEN, MISSING = (
 class Side:
     """One of the two models of a claim; ``where`` is None for the unadapted one."""
 
-    where: Mapping[str, tuple[str, ...]] | None
+    where: Mapping[str, str] | None
     alpha: float | None
     what: str
     threat: str | None
@@ -50,8 +51,7 @@ class Side:
 
     def words(self, other: Side) -> str:
         """Its levels, and what else tells it from ``other``."""
-        named = {} if self.where is None else {axis: level for axis, (level,) in self.where.items()}
-        levels = UNADAPTED if self.where is None else name_of(named, None) if named else "adapted"
+        levels = UNADAPTED if self.where is None else name_of(self.where) if self.where else "adapted"
         facts = [] if self.alpha is None else [f"α = {self.alpha:g}"]
         facts += [self.what] if self.what != other.what else []
         facts += [self.threat] if self.threat != other.threat and self.threat else []
@@ -83,22 +83,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one tier says; ``kind`` is one of the words above, and without cells only ``kind`` and ``why`` are set."""
+    """What one tier says, ``verdict`` in one of the words above; without cells, ``note`` says why there is none."""
 
     tier: str
-    kind: str
+    verdict: str
     change: Score | None
     higher: Score | None
     lower: Score | None
-    why: str = ""
+    note: str = ""
 
     @property
     def sentence(self) -> str:
         """``holds (+10.7 points, 8.4 to 13.1)``."""
         if self.change is None:
-            return f"{self.kind}: {self.why}"
+            return f"{self.verdict}: {self.note}"
         low, high = self.change.interval
-        return f"{self.kind} ({points(self.change.value)} points, {signed_span((low, high))})"
+        return f"{self.verdict} ({points(self.change.value)} points, {signed_span((low, high))})"
 
 
 def check(recipe: Mapping[str, Any]) -> list[Entry]:
@@ -116,9 +116,6 @@ def _entry(values: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> Entr
     higher, lower = (_side(values, side, axes, f"{place}, {side}") for side in ("higher", "lower"))
     if higher == lower:
         raise ConfigError(f"{place} compares a model with itself")
-    if higher.where is not None and lower.where is not None and set(higher.where) != set(lower.where):
-        odd = ", ".join(sorted(set(higher.where) ^ set(lower.where)))
-        raise ConfigError(f"{place}: only one of higher and lower names {odd}; both must name the same axes")
     margin = values.get("margin", 0)
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not -100 < margin < 100:
         raise ConfigError(f"{place}: margin is in points between -100 and 100, not {margin!r}")
@@ -139,20 +136,19 @@ def _side(values: Mapping[str, Any], side: str, axes: Mapping[str, Sequence[str]
     own: Mapping[str, Any] = {UNADAPTED: True} if given == UNADAPTED else given if isinstance(given, Mapping) else {}
     if not own:
         raise ConfigError(f"{place} is {given!r}: write levels like {{loss: TeCoA}}, or 'unadapted'")
-    levels = {axis: level for axis, level in own.items() if axis not in SIDE_KEYS}
-    for axis in levels:
-        if axis not in axes:
-            raise UnknownName(f"key in {place}", level_name(axis), (*axes, *SIDE_KEYS))
+    named = {str(key): level_name(level) for key, level in own.items() if key not in SIDE_KEYS}
+    for axis, level in named.items():
+        one_of(axis, (*axes, *SIDE_KEYS), f"key in {place}")
+        one_of(level, axes[axis], f"level of '{axis}' in {place}")
     unadapted = bool(own.get(UNADAPTED, False))
-    if unadapted and (levels or own.get("alpha") is not None):
+    if unadapted and (named or own.get("alpha") is not None):
         raise ConfigError(f"{place}: the unadapted model has no levels and no alpha")
-    where = None if unadapted else levels_of(levels, axes, place)
-    for axis, wanted in (where or {}).items():
-        if len(wanted) != 1:
-            raise ConfigError(f"{place}: one level of '{axis}', not {len(wanted)}")
+    left = [axis for axis, levels in axes.items() if len(levels) > 1 and axis not in named]
+    if left and not unadapted:
+        raise ConfigError(f"{place} leaves {', '.join(left)} open: name one level of it")
     attack, threat = (own.get(key, values.get(key)) for key in ("attack", "threat"))
     return Side(
-        where=where,
+        where=None if unadapted else named,
         alpha=_alpha(own.get("alpha"), place),
         what=one_of(own.get("measure", values.get("measure", ROBUST)), (CLEAN, ROBUST), f"measure in {place}"),
         threat=None if threat is None else str(threat),
@@ -166,34 +162,29 @@ def _alpha(value: Any, place: str) -> float | None:
     raise ConfigError(f"{place}: alpha must be between 0 and 1, not {value!r}; without it the adapted model is meant")
 
 
-def tiers_of(study: Study) -> list[str]:
-    """The tiers that have tasks."""
-    return [tier for tier in TIERS if study.tasks_of(tier)]
-
-
 def judge(study: Study, entry: Entry) -> list[Verdict]:
-    """The verdict of the headline's tier first, then of the other tiers that have tasks."""
-    tiers = dict.fromkeys([entry.tier, *tiers_of(study)])
-    return [_verdict(study, entry, tier) for tier in tiers]
+    """The verdict of the headline's tier, then of the other tiers that have tasks; without models to compare only that.
 
-
-def _verdict(study: Study, entry: Entry, tier: str) -> Verdict:
+    Raises:
+        ConfigError: a side fits several models.
+        UnknownName: a threat or an attack that the study does not have.
+    """
+    measures = _measure(study, entry, entry.higher), _measure(study, entry, entry.lower)
     pairs, why = _pairs(study, entry)
-    tasks = study.tasks_of(tier)
-    if not tasks:
-        return _missing(tier, f"there are no {NOT_ADAPTED if tier == ALL else tier} tasks")
     if not pairs:
-        return _missing(tier, why)
-    measures = _measures(study, entry)
+        return [Verdict(entry.tier, MISSING, None, None, None, why)]
+    return [_verdict(study, entry, tier, measures, pairs) for tier in dict.fromkeys([entry.tier, *study.tiers])]
+
+
+def _verdict(
+    study: Study, entry: Entry, tier: str, measures: tuple[Measure, Measure], pairs: Sequence[tuple[Cell, Cell]]
+) -> Verdict:
+    tasks = study.tasks_of(tier)
     found = difference(pairs, tasks, measures)
     if found is None:
-        return _missing(tier, "a model lacks a task of this tier")
-    change, higher, lower = found
-    return Verdict(tier, kind_of(change.interval, entry.margin), change, higher, lower, why)
-
-
-def _missing(tier: str, why: str) -> Verdict:
-    return Verdict(tier, MISSING, None, None, None, why)
+        lacking = "a model lacks a task of this tier" if tasks else f"there are no {tier} tasks"
+        return Verdict(tier, MISSING, None, None, None, lacking)
+    return Verdict(tier, kind_of(found[0].interval, entry.margin), *found)
 
 
 def kind_of(interval: tuple[float, float], margin: float) -> str:
@@ -203,55 +194,39 @@ def kind_of(interval: tuple[float, float], margin: float) -> str:
         return HOLDS
     if high < 0 <= margin:
         return REVERSED
-    return FAILS if high <= margin else OPEN
+    return FAILS if high < margin else OPEN
 
 
-def _measures(study: Study, entry: Entry) -> tuple[Measure, Measure]:
-    known = [threat.text for threat in study.threats]
-    found = []
-    for side in (entry.higher, entry.lower):
-        threat = one_of(side.threat or study.primary.text, known, f"threat in claim '{entry.claim}'")
-        attacks = (EVERY_ATTACK, *study.attacks.get(threat, ()))
-        attack = one_of(side.attack, attacks, f"attack in claim '{entry.claim}'")
-        found.append(Measure(side.what, threat, attack))
-    return found[0], found[1]
+def _measure(study: Study, entry: Entry, side: Side) -> Measure:
+    place = f"in claim '{entry.claim}'"
+    threat = one_of(side.threat or study.primary.text, [t.text for t in study.threats], f"threat {place}")
+    attack = one_of(side.attack, (EVERY_ATTACK, *study.attacks.get(threat, ())), f"attack {place}")
+    return Measure(side.what, threat, attack)
 
 
-Place = tuple[frozenset[tuple[str, str]], int | None]
-"""The levels that a side leaves open, and the seed."""
-
-
-def _matching(study: Study, side: Side) -> dict[Place, Cell]:
-    found: dict[Place, Cell] = {}
+def _matching(study: Study, entry: Entry, side: Side) -> dict[int | None, Cell]:
+    """Seed → finished cell."""
+    found: dict[int | None, Cell] = {}
     for cell in study.finished:
-        if side.where is None:
-            if cell.unadapted:
-                found[frozenset(), None] = cell
-        elif not cell.unadapted and cell.alpha == side.alpha and fits(cell.levels, side.where):
-            rest = frozenset((a, level) for a, level in cell.levels.items() if a not in side.where)
-            found[rest, cell.seed] = cell
+        levels = {} if cell.unadapted else {axis: cell.levels.get(axis) for axis in side.where or {}}
+        if cell.unadapted == (side.where is None) and cell.alpha == side.alpha and levels == (side.where or {}):
+            if cell.seed in found:
+                raise ConfigError(
+                    f"claim '{entry.claim}': both {found[cell.seed].name} and {cell.name} fit {side.where}"
+                )
+            found[cell.seed] = cell
     return found
 
 
 def _pairs(study: Study, entry: Entry) -> tuple[list[tuple[Cell, Cell]], str]:
-    """Cells that differ in what the claim is about only, the same seeds for each; and what to say about it."""
-    first, second = _matching(study, entry.higher), _matching(study, entry.lower)
+    """A pair for each seed that both sides have, or why there is none."""
+    first, second = _matching(study, entry, entry.higher), _matching(study, entry, entry.lower)
     for side, other, found in ((entry.higher, entry.lower, first), (entry.lower, entry.higher, second)):
         if not found:
             return [], f"no finished cell of {side.words(other)}"
     if entry.higher.where is None:
-        first = {key: next(iter(first.values())) for key in second}
+        first = dict.fromkeys(second, *first.values())
     if entry.lower.where is None:
-        second = {key: next(iter(second.values())) for key in first}
-    common = [key for key in first if key in second]
-    seeds: dict[frozenset[tuple[str, str]], set[int | None]] = {}
-    for rest, seed in common:
-        seeds.setdefault(rest, set()).add(seed)
-    shared = set.intersection(*seeds.values()) if seeds else set()
-    pairs = [(first[key], second[key]) for key in common if key[1] in shared]
-    if not pairs:
-        return [], "no two finished cells differ in this only, with the same seed"
-    alone = {rest for rest, _ in first.keys() ^ second.keys()} - set(seeds)
-    notes = [f"mean over {len(seeds)} pairs that differ in this only"] if len(seeds) > 1 else []
-    notes += [f"{len(alone)} without a partner left out"] if alone else []
-    return pairs, ", ".join(notes)
+        second = dict.fromkeys(first, *second.values())
+    pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+    return pairs, "" if pairs else "no finished cells of both with the same seed"

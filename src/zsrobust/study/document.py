@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ import zsrobust
 from zsrobust.errors import RunError
 from zsrobust.run_folder import write_atomically
 from zsrobust.study import charts, claims, drawing, figures, markdown, plots, tables
-from zsrobust.study.results import ALL, Cell, Study, load, name_of, read_cells
-from zsrobust.study.scores import Score
-from zsrobust.study.wording import INTERVALS, figure_file, threat_title
+from zsrobust.study.results import ALL, Study, load, name_of, read_cells
+from zsrobust.study.wording import INTERVALS, everywhere, figure_file, threat_title
 
 FORMAT = "zsrobust.study-results/1"
 Results = dict[str, Any]
@@ -38,16 +38,18 @@ def write(folder: str | Path) -> Results:
     study = load(folder)
     if not study.finished:
         raise RunError(f"{folder}: no cell of this study is finished, so it has no results yet")
-    lines = tables.lines(study)
-    drawn, missing = _drawn(study)
-    results = {"format": FORMAT, "of": digest, "folder": folder.resolve().name} | _results(study, lines, drawn, missing)
-    for chart, entry in drawn:
+    drawn = [(figure, plots.build(study, figure)) for figure in figures.check(study.recipe)]
+    there = [chart for _, chart in drawn if chart is not None]
+    missing = [f"figure '{figure.title}': nothing of it is measured" for figure, chart in drawn if chart is None]
+    told = {"format": FORMAT, "of": digest, "folder": folder.resolve().name} | _results(study, there, missing)
+    text = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
+    results: Results = json.loads(text)
+    for chart, entry in zip(there, results["figures"], strict=True):
         write_atomically(folder / entry["svg"], drawing.svg(chart).encode())
         write_atomically(folder / entry["png"], drawing.png(chart))
-    write_atomically(folder / "table.csv", tables.as_csv(lines, list(study.axes)).encode())
+    write_atomically(folder / "table.csv", tables.as_csv(results["lines"], list(study.axes)).encode())
     write_atomically(folder / "table.md", _table_md(results).encode())
     # Last: where it is there and fits cells.json, the rest is there too.
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / "results.json", (text + "\n").encode())
     return results
 
@@ -61,7 +63,7 @@ def read(folder: str | Path) -> Results:
     folder = Path(folder)
     try:
         results = json.loads((folder / "results.json").read_text("utf-8"))
-        if results["format"] == FORMAT and results["of"] == _digest(folder) and _complete(folder, results):
+        if results["format"] == FORMAT and results["of"] == _digest(folder):
             return dict(results)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -117,139 +119,90 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(content + zsrobust.__version__.encode()).hexdigest()
 
 
-def _complete(folder: Path, results: Results) -> bool:
-    files = ["table.csv", "table.md", *(entry[kind] for entry in results["figures"] for kind in ("svg", "png"))]
-    return all((folder / name).is_file() for name in files)
-
-
-def _drawn(study: Study) -> tuple[list[tuple[charts.Chart, Results]], list[str]]:
-    """The charts with their entries, and the titles of figures of which nothing was measured."""
-    found, missing = [], []
-    for figure in figures.check(study.recipe):
-        chart = plots.build(study, figure)
-        if chart is None:
-            missing.append(figure.title)
-            continue
-        head, rows = charts.table(chart)
-        entry = {
-            "title": chart.title,
-            "conditions": chart.subtitle,
-            "svg": f"figures/{chart.name}.svg",
-            "png": f"figures/{chart.name}.png",
-            "notes": list(chart.notes),
-            "doubt": list(charts.doubts(chart)),
-            "table": {"head": head, "rows": rows},
-        }
-        found.append((chart, entry))
-    return found, missing
-
-
-def _results(
-    study: Study,
-    lines: Sequence[tables.Line],
-    drawn: Sequence[tuple[charts.Chart, Results]],
-    missing: Sequence[str],
-) -> Results:
-    # The cells of an interpolation share one adaptation.
-    adapting = {(name_of(cell.levels, None), cell.seed): cell for cell in study.cells}
+def _results(study: Study, drawn: Sequence[charts.Chart], missing: Sequence[str]) -> Results:
     return {
         "study": study.name,
         "title": study.title,
         "command": f"zsrobust study {study.name}",
         "recipe": study.recipe,
-        "seeds": list(study.seeds),
-        "planned": max(study.planned, len(study.cells)),
+        "seeds": study.seeds,
+        "planned": study.planned,
         "finished": len(study.finished),
-        "problems": [*study.problems, *(f"figure '{title}': nothing of it is measured" for title in missing)],
-        "tasks": [{"name": t.name, "tier": t.tier, "n": t.n, "classes": t.classes} for t in study.tasks],
+        "problems": [*(f"{cell.name_with_seed}: {cell.missing}" for cell in study.cells if cell.missing), *missing],
+        "tasks": [asdict(task) for task in study.tasks],
         "threats": [threat.text for threat in study.threats],
         "primary": study.primary.text,
-        "attacks": {threat: list(names) for threat, names in study.attacks.items()},
-        "seconds": {"adapt": _total(adapting.values(), "adapt"), "evaluate": _total(study.cells, "evaluate")},
+        "attacks": study.attacks,
+        "seconds": _seconds(study),
+        "everywhere": [{"name": a.name, "doubt": a.doubt, "text": a.text} for a in study.everywhere],
         "alarms": _alarms(study),
-        "lines": list(lines),
-        "figures": [entry for _, entry in drawn],
+        "lines": tables.lines(study),
+        "figures": [_figure(chart) for chart in drawn],
         "claims": [_claim(study, entry) for entry in claims.check(study.recipe)],
-        "tuning": [dict(entry) for entry in study.tuning],
+        "tuning": study.tuning,
     }
 
 
-def _total(cells: Iterable[Cell], kind: str) -> float:
-    return sum(float(cell.seconds.get(kind) or 0) for cell in cells)
+def _seconds(study: Study) -> Results:
+    """Sums, and which of them lack a job that was interrupted: its time is not known."""
+    # The cells of an interpolation share one adaptation, and a value that tuning chose is a cell's.
+    adapting = {(name_of(cell.levels), cell.seed): cell.seconds for cell in study.cells}
+    tried = [entry for entry in study.tuning if not entry.get("chosen") and not entry.get("from")]
+    times = {
+        "adapt": [seconds["adapt"] for seconds in adapting.values() if "adapt" in seconds],
+        "tune": [entry["seconds"] for entry in tried if "seconds" in entry],
+        "evaluate": [cell.seconds["evaluate"] for cell in study.cells if "evaluate" in cell.seconds],
+    }
+    sums = {kind: sum(time for time in of_kind if time is not None) for kind, of_kind in times.items()}
+    return sums | {"at_least": [kind for kind, of_kind in times.items() if None in of_kind]}
 
 
 def _alarms(study: Study) -> list[Results]:
     """Each alarm once, with the places it is about; those that put a number in doubt first."""
-    found: dict[tuple[str | None, str], Results] = {}
+    found: dict[str, Results] = {}
     for cell in study.finished:
         for (task, threat), outcome in cell.outcomes.items():
             for alarm in outcome.alarms:
-                entry = found.setdefault(
-                    (alarm.name, "" if alarm.name else alarm.text),
-                    {
-                        "name": alarm.name,
-                        "strength": alarm.strength,
-                        "text": alarm.text,
-                        "doubt": alarm.doubt,
-                        "places": [],
-                    },
-                )
-                seed = "" if cell.seed is None else f", seed {cell.seed}"
-                entry["places"].append(f"{cell.name}{seed} on {task} under {threat}")
+                told = {"name": alarm.name, "strength": alarm.strength, "text": alarm.text, "doubt": alarm.doubt}
+                entry = found.setdefault(alarm.name or alarm.text, {**told, "places": []})
+                entry["places"].append(f"{cell.name_with_seed} on {task} under {threat}")
     return sorted(found.values(), key=lambda entry: not entry["doubt"])
 
 
+def _figure(chart: charts.Chart) -> Results:
+    head, rows = charts.table(chart)
+    return {
+        "title": chart.title,
+        "conditions": chart.subtitle,
+        "svg": f"figures/{chart.name}.svg",
+        "png": f"figures/{chart.name}.png",
+        "doubt": list(dict.fromkeys(name for point in chart.points for name in point.doubt)),
+        "table": {"head": head, "rows": rows},
+    }
+
+
 def _claim(study: Study, entry: claims.Entry) -> Results:
-    verdicts = []
-    for verdict in claims.judge(study, entry):
-        one: Results = {
-            "tier": verdict.tier,
-            "verdict": verdict.kind,
-            "sentence": verdict.sentence,
-            "note": verdict.why,
-        }
-        for name in ("change", "higher", "lower"):
-            one[name] = _score(getattr(verdict, name))
-        verdicts.append(one)
-    asked = {
+    return {
         "claim": entry.claim,
         "asks": entry.asks,
         "margin": entry.margin,
         "reason": entry.reason,
         "tier": entry.tier,
-    }
-    return asked | {
         "higher": entry.higher.words(entry.lower),
         "lower": entry.lower.words(entry.higher),
         "threat": " / ".join(dict.fromkeys(side.threat or study.primary.text for side in (entry.higher, entry.lower))),
-        "verdicts": verdicts,
-    }
-
-
-def _score(score: Score | None) -> Results | None:
-    if score is None:
-        return None
-    return {
-        "value": score.value,
-        "interval": list(score.interval),
-        "seeds": list(score.seeds),
-        "by_seed": list(score.by_seed),
-        "n": score.n,
-        "tasks": list(score.tasks),
-        "doubt": list(score.doubt),
+        "verdicts": [asdict(verdict) | {"sentence": verdict.sentence} for verdict in claims.judge(study, entry)],
     }
 
 
 def _table_md(results: Results) -> str:
     parts = [f"# {results['title']}\n", INTERVALS + "\n"]
-    for threat in tables.threats_in(results["lines"]):
-        parts.append(f"## {threat_title(threat)}\n")
-        parts += [
-            tables.markdown_table(*tables.main_table(results["lines"], threat, tables.tiers_in(results["lines"])))
-        ]
-        for tier in tables.tiers_in(results["lines"]):
-            tasks = [f"task {task['name']}" for task in results["tasks"] if task["tier"] == tier]
+    lines, tiers = results["lines"], tables.tiers_in(results["lines"])
+    for threat in results["threats"]:
+        parts += [f"## {threat_title(threat)}\n", everywhere(results), tables.main_table(lines, threat, tiers)]
+        for tier in tiers:
+            tasks = [tables.TASK + task["name"] for task in results["tasks"] if task["tier"] == tier]
             if tier != ALL and len(tasks) > 1:
-                parts += [f"### {tier.capitalize()} tasks, one by one\n"]
-                parts += [tables.markdown_table(*tables.main_table(results["lines"], threat, tasks))]
-    return "\n".join(parts)
+                parts += [f"### {tier.capitalize()} tasks, one by one\n", everywhere(results)]
+                parts += [tables.main_table(lines, threat, tasks)]
+    return "\n".join(part for part in parts if part)

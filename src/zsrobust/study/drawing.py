@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from zsrobust.study.charts import NO_MARKER, PATCH, Chart, Key, Panel, Point, Series, Style
+import numpy as np
+from numpy.typing import NDArray
+
+from zsrobust.statistics import Interval
+from zsrobust.study.charts import NO_MARKER, PATCH, Chart, Key, Panel, Series, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +77,10 @@ def _figure(chart: Chart) -> Figure:
     rows = -(-len(chart.panels) // columns)
     subtitle = [line.removeprefix("· ") for line in textwrap.wrap(chart.subtitle, 110)]
     title = textwrap.wrap(chart.title, 78)
-    head = 0.12 + 0.22 * len(title) + 0.17 * len(subtitle)
-    across = _legend_columns(chart)
-    head += 0.1 + 0.205 * -(-len(chart.legend) // across)
+    # As many entries of the legend in a row as fit the width.
+    across = max(1, min(len(chart.legend), 100 // (max(len(key.label) for key in chart.legend) + 8)))
+    legend = 0.205 * -(-len(chart.legend) // across)
+    head = 0.22 + 0.22 * len(title) + 0.17 * len(subtitle) + legend
     body = (3.8 if columns == 1 else 2.7) * rows + 0.2
     height = head + body
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -94,24 +99,10 @@ def _figure(chart: Chart) -> Figure:
     for row in grid:
         row[0].set_ylabel(chart.y_label)
     figure.supxlabel(chart.x_label, fontsize=9.5)
-    handles = [_handle(key) for key in chart.legend]
-    box = (0.002, 1 - (head - 0.205 * -(-len(handles) // across) - 0.09) / height)
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=box,
-        ncols=across,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0.2,
-    )
+    look: dict[str, Any] = {"loc": "upper left", "frameon": False, "borderaxespad": 0, "borderpad": 0.2}
+    box = (0.002, 1 - (head - legend - 0.09) / height)
+    figure.legend(handles=[_handle(key) for key in chart.legend], bbox_to_anchor=box, ncols=across, **look)
     return figure
-
-
-def _legend_columns(chart: Chart) -> int:
-    """As many entries in a row as fit the width."""
-    longest = max((len(key.label) for key in chart.legend), default=1)
-    return max(1, min(len(chart.legend), 100 // (longest + 8)))
 
 
 def _panel(axes: Axes, chart: Chart, panel: Panel) -> None:
@@ -128,30 +119,21 @@ def _panel(axes: Axes, chart: Chart, panel: Panel) -> None:
             _bars(axes, series, slots.index(_slot(series)), len(slots))
         else:
             _points(axes, series, annotate=chart.kind == "scatter" and series.joined)
-    if chart.log_x:
-        _log_axis(axes, sorted({point.x for series in panel.series for point in series.points}))
+    if chart.kind == "rates":  # ticks at what was tried: matplotlib's own ones would be in mathematical type
+        values = sorted({point.x for series in panel.series for point in series.points})
+        axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xticks([], minor=True)
+        axes.margins(x=0.15)
     if chart.kind == "scatter":
         return
-    axes.set_ylim(0, _ceiling(chart))
+    highest = max(point.y_interval[1] for point in chart.points)
+    axes.set_ylim(0, min(102.0, 10.0 * (int(10 * highest) + 1) + (2 if highest > 0.9 else 0)))
     if chart.x_ticks:
         many = sum(len(text) for _, text in chart.x_ticks) * len(chart.panels) > 75
         positions, texts = zip(*sorted(chart.x_ticks), strict=True)
         axes.set_xticks(positions, texts, rotation=35 if many else 0, ha="right" if many else "center")
         axes.tick_params(axis="x", labelcolor=INK)
-
-
-def _log_axis(axes: Axes, values: list[float]) -> None:
-    """Ticks at what was tried; matplotlib's own ones would be in mathematical type."""
-    axes.set_xscale("log")
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.set_xticks([], minor=True)
-    axes.margins(x=0.15)
-
-
-def _ceiling(chart: Chart) -> float:
-    """A round number of percent above everything that is drawn."""
-    highest = max(p.y_interval[1] for panel in chart.panels for s in panel.series for p in s.points)
-    return min(102.0, 10.0 * (int(10 * highest) + 1) + (2 if highest > 0.9 else 0))
 
 
 def _slot(series: Series) -> tuple[int, int]:
@@ -160,14 +142,14 @@ def _slot(series: Series) -> tuple[int, int]:
 
 def _points(axes: Axes, series: Series, *, annotate: bool) -> None:
     style, colour = series.style, _colour(series.style)
-    x = [_x(p) for p in series.points]
+    shares = any(p.x_interval for p in series.points)
+    x = [100 * p.x if shares else p.x for p in series.points]
     y = [100 * p.y for p in series.points]
-    across = [_reach(p.x, p.x_interval) if p.x_interval else (0.0, 0.0) for p in series.points]
     axes.errorbar(
         x,
         y,
-        yerr=_pairs([_reach(p.y, p.y_interval) for p in series.points]),
-        xerr=_pairs(across) if any(map(any, across)) else None,
+        yerr=_bars_of((p.y, p.y_interval) for p in series.points),
+        xerr=_bars_of((p.x, p.x_interval or (p.x, p.x)) for p in series.points) if shares else None,
         fmt=_MARKERS[style.marker],
         color=colour,
         markerfacecolor=PAPER if style.hollow else colour,
@@ -195,7 +177,7 @@ def _bars(axes: Axes, series: Series, slot: int, slots: int) -> None:
     y = [100 * p.y for p in series.points]
     fill: dict[str, Any] = {"facecolor": "none", "edgecolor": colour} if series.style.hollow else {"facecolor": colour}
     axes.bar(x, y, width * 0.9, linewidth=1.1, zorder=2, alpha=0.8 if not series.style.hollow else 1.0, **fill)
-    errors = _pairs([_reach(p.y, p.y_interval) for p in series.points])
+    errors = _bars_of((p.y, p.y_interval) for p in series.points)
     axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=INK, elinewidth=1.0, zorder=3)
     for point, left in zip(series.points, x, strict=True):
         if point.doubt and not series.style.hollow:
@@ -234,14 +216,8 @@ def _colour(style: Style) -> str:
     return SOFT if style.colour < 0 else PALETTE[style.colour]
 
 
-def _x(point: Point) -> float:
-    return point.x if point.x_interval is None else 100 * point.x
-
-
-def _reach(value: float, interval: tuple[float, float]) -> tuple[float, float]:
-    """How far an interval goes below and above, in points."""
-    return max(0.0, 100 * (value - interval[0])), max(0.0, 100 * (interval[1] - value))
-
-
-def _pairs(reaches: list[tuple[float, float]]) -> list[list[float]]:
-    return [[below for below, _ in reaches], [above for _, above in reaches]]
+def _bars_of(values: Iterable[tuple[float, Interval]]) -> NDArray[np.float64]:
+    """(2, n): how far intervals go below and above their values, in points."""
+    reaches = [(100 * (value - low), 100 * (high - value)) for value, (low, high) in values]
+    ends: NDArray[np.float64] = np.maximum(0.0, reaches).T
+    return ends

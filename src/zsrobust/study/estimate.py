@@ -44,9 +44,9 @@ class Clock:
     ) -> float:
         """Seconds."""
         passes = 1.0 + (settings["steps"] if method.adversarial else 0) + (FORWARD if method.anchor else 0)
-        images = len(task) * passes + (0 if held_out is None else len(held_out) * (_HELD_OUT_STEPS + 2 * FORWARD))
-        each = self._seconds(model, settings["attention"], settings["precision"], task)
-        return float(settings["epochs"] * images * each)
+        images = settings["epochs"] * len(task) * passes
+        images += 0 if held_out is None else len(held_out) * (_HELD_OUT_STEPS + 2 * FORWARD)  # once, at the end
+        return float(images * self._seconds(model, settings["attention"], settings["precision"], task))
 
     def evaluation(
         self, model: Encoder, settings: Mapping[str, Any], attacks: Sequence[Asked], tasks: Iterable[Task]

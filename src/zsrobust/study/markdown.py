@@ -5,22 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zsrobust.report.words import plural
-from zsrobust.study.tables import main_table, markdown_table, threats_in, tiers_in
-from zsrobust.study.wording import (
-    INTERVALS,
-    Results,
-    accuracy,
-    by_claim,
-    changed,
-    figure_file,
-    headline,
-    reasons,
-    seeds_words,
-    settings,
-    threat_title,
-    tier_words,
-    unfinished,
-)
+from zsrobust.study import wording
+from zsrobust.study.tables import TASK, main_table, markdown_table, tiers_in
+from zsrobust.study.wording import Results
 
 
 def document(every: Sequence[Results]) -> str:
@@ -30,27 +17,26 @@ def document(every: Sequence[Results]) -> str:
         "# What the studies say\n",
         "Computed from the records of the runs, by\n",
         f"```\nzsrobust study {commands} --document FILE\n```\n",
-        f"{INTERVALS}\n",
-        "A difference is paired: both models on the same images, averaged over seeds. A claim *holds* where the 95 % "
-        "interval of the difference lies above the margin that is claimed (0 unless said), goes *the other way round* "
-        "where it lies below 0, and is *not told apart* where the margin is inside. Each comparison stands by itself: "
-        "of forty without any difference about one would seem to hold.\n",
+        f"{wording.INTERVALS}\n",
+        f"{wording.VERDICTS}\n",
     ]
-    claims = by_claim(every)
+    claims = wording.by_claim(every)
     if claims:
         parts.append("## Claims\n")
-        parts.append(markdown_table(["claim", "on the headline's tier"], [[c, headline(e)] for c, e in claims.items()]))
+        parts.append(
+            markdown_table(["claim", "on the headline's tier"], [[c, wording.headline(e)] for c, e in claims.items()])
+        )
         parts += [_claim(claim, entries) for claim, entries in claims.items()]
     parts += [_study(results) for results in every]
     return "\n".join(parts)
 
 
 def _claim(claim: str, entries: Sequence[tuple[Results, Results]]) -> str:
-    parts = [f"### {claim}\n", f"**{headline(entries)}**\n"]
+    parts = [f"### {claim}\n", f"**{wording.headline(entries)}**\n"]
     head = ["compared", "tasks", "higher, %", "lower, %", "difference, points", "verdict", "n", "study, seeds"]
     rows = [_verdict(results, entry, verdict) for results, entry in entries for verdict in entry["verdicts"]]
     parts.append(markdown_table(head, rows))
-    for reason in reasons(entries):
+    for reason in wording.reasons(entries):
         parts.append(f"Likely reason where it does not hold: {reason}\n")
     commands = dict.fromkeys(results["command"] for results, _ in entries)
     parts.append(f"Command: {', '.join(f'`{command}`' for command in commands)}\n")
@@ -60,14 +46,14 @@ def _claim(claim: str, entries: Sequence[tuple[Results, Results]]) -> str:
 def _verdict(results: Results, entry: Results, verdict: Results) -> list[str]:
     headline = verdict is entry["verdicts"][0]
     change = verdict["change"]
-    asks = f"{entry['asks']} ({entry['threat']})" + (f"; {verdict['note']}" if change and verdict["note"] else "")
+    asks = f"{entry['asks']} ({entry['threat']})"
     seeds = len(change["seeds"]) if change else 0
     return [
         asks if headline else "",
-        tier_words(results, verdict["tier"]),
-        accuracy(verdict["higher"]),
-        accuracy(verdict["lower"]),
-        changed(verdict),
+        wording.tier_words(results, verdict["tier"]),
+        wording.accuracy(verdict["higher"]),
+        wording.accuracy(verdict["lower"]),
+        wording.changed(verdict),
         (f"**{verdict['verdict']}**" if headline else verdict["verdict"]) + ("" if change else f": {verdict['note']}"),
         f"{change['n']:,}" if change else "–",
         f"{results['study']}, {plural(seeds, 'seed') if seeds else 'not adapted'}" if change else results["study"],
@@ -75,22 +61,19 @@ def _verdict(results: Results, entry: Results, verdict: Results) -> list[str]:
 
 
 def _study(results: Results) -> str:
-    parts = [f"## {results['title']}\n", f"`{results['command']}`: {seeds_words(results)}.\n"]
-    if missing := unfinished(results):
+    lines = results["lines"]
+    parts = [f"## {results['title']}\n", f"`{results['command']}`: {wording.seeds_words(results)}.\n"]
+    if missing := wording.unfinished(results):
         parts.append(f"**Not complete**: {missing}.\n")
-    parts += [f"- {noun}: {words}" for noun, words in settings(results) if words] + [""]
+    parts += [f"- {noun}: {words}" for noun, words in wording.settings(results) if words] + [""]
     for alarm in (alarm for alarm in results["alarms"] if alarm["doubt"]):
         parts.append(f"**In doubt** ({places(alarm)}): {alarm['text'].rstrip('.')} ({alarm['name'] or 'alarm'}).\n")
-    for entry in results["figures"]:
-        parts.append(f"![{entry['title']}](figures/{figure_file(results, entry)})\n")
-        parts += [f"{note}\n" for note in entry["notes"]]
-    for threat in threats_in(results["lines"]):
-        parts.append(f"### {threat_title(threat)}\n")
-        tiers = tiers_in(results["lines"])
-        parts.append(markdown_table(*main_table(results["lines"], threat, tiers)))
+    parts += [f"![{entry['title']}](figures/{wording.figure_file(results, entry)})\n" for entry in results["figures"]]
+    for threat in results["threats"]:
+        parts += [f"### {wording.threat_title(threat)}\n", *filter(None, [wording.everywhere(results)])]
+        parts += [main_table(lines, threat, tiers_in(lines))]
         if threat == results["primary"]:
-            tasks = [f"task {task['name']}" for task in results["tasks"]]
-            table = markdown_table(*main_table(results["lines"], threat, tasks))
+            table = main_table(lines, threat, [TASK + task["name"] for task in results["tasks"]])
             parts.append(f"<details><summary>Task by task</summary>\n\n{table}\n</details>\n")
     parts += [f"- {problem}" for problem in results["problems"]] + ([""] if results["problems"] else [])
     return "\n".join(parts)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zsrobust
 from zsrobust.api import resolve_attacks
-from zsrobust.errors import ConfigError
+from zsrobust.errors import ConfigError, ZSRobustError
 from zsrobust.jobs import expand_threats, make_method, make_tuning, training_attack
-from zsrobust.methods.targets import check
+from zsrobust.methods.targets import check, check_batch
 from zsrobust.recipe import Recipe
 from zsrobust.study import options
 from zsrobust.study.bench import HELD_OUT, Bench
@@ -131,7 +132,8 @@ class Plan:
             if recipe.tune is not None and combination in tuned:
                 self.searches[combination] = self._search(combination, recipe.tune, overrides)
             else:
-                self._checked(combination.adapt)
+                with _about(recipe, combination):
+                    self._adaptation({**combination.adapt, "seed": 0, "held_out": None})
 
     def resolve(self, cell: Cell, known: Known) -> Resolved | None:
         """The cell's jobs; None while its tuning goes on."""
@@ -213,15 +215,11 @@ class Plan:
             source, tune, adapt, values = other.name, other.tune, like.adapt, other.tune.values_for(like.levels)
         else:
             values = tune.values_for(combination.levels)
-        trials = {
-            value: self._adaptation(_with({**adapt, "seed": tune.seed, "held_out": tune.images}, {tune.option: value}))
-            for value in sorted(values)
-        }
+        trial = {**adapt, "seed": tune.seed, "held_out": tune.images}
+        with _about(self.recipe, combination):
+            trials = {value: self._adaptation(_with(trial, {tune.option: value})) for value in sorted(values)}
         adversarial = make_method(adapt["method"], adapt["method_options"]).adversarial
         return Search(tune.option, tune.seed, tune.images, trials, source, HELD_OUT[1 if adversarial else 0])
-
-    def _checked(self, settings: Mapping[str, Any]) -> None:
-        self._adaptation({**settings, "seed": 0, "held_out": None})
 
     def _adaptation(self, settings: Mapping[str, Any]) -> Job:
         task, held_out = self._bench.training(settings), self._bench.held_out(settings)
@@ -230,8 +228,10 @@ class Plan:
         method = make_method(settings["method"], settings["method_options"])
         tuning = make_tuning(settings["tuning"], settings["tuning_options"])
         check(method, recipe.labels)
+        check_batch(method, min(recipe.batch_size, len(task)))
         ball = Threat.parse(settings["threat"])
         model = self._bench.model(settings["model"], settings["attention"])
+        self._bench.fits(tuning, model)
         content = {
             "zsrobust": zsrobust.__version__,
             "model": self._bench.fingerprint(model),
@@ -278,6 +278,16 @@ class Plan:
         units = self._clock.evaluation(model, settings, attacks, tasks) * len(seeds)
         key = adapted.key if adapted is not None else None
         return Job("evaluated", key_of(content), content, settings, base=base, adapted=key, alpha=alpha, units=units)
+
+
+@contextmanager
+def _about(recipe: StudyRecipe, combination: Combination) -> Iterator[None]:
+    """Says which combination a mistake is in."""
+    try:
+        yield
+    except ZSRobustError as problem:
+        where = ": ".join([recipe.name, *([", ".join(combination.levels.values())] if combination.levels else [])])
+        raise ConfigError(f"{where}: {problem}") from None
 
 
 def _identity(task: Task) -> dict[str, Any]:

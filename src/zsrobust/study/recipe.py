@@ -221,7 +221,7 @@ def _overridden(base: object, given: Mapping[str, Any]) -> dict[str, Any]:
     content = dict(base) if isinstance(base, Mapping) else {}
     for name, value in given.items():
         inner = isinstance(value, Mapping) and isinstance(content.get(name), Mapping)
-        content[name] = {**content[name], **value} if inner else value
+        content[name] = _overridden(content[name], value) if inner else value
     return content
 
 
@@ -329,7 +329,9 @@ def _tune(given: object, axes: Mapping[str, Mapping[str, Any]], name: str) -> Tu
         raise ConfigError(f"{where}: values differ by the level of one axis ({', '.join(axes)}), not {[*values]}")
     axis = str(next(iter(values)))
     by_level: dict[str, tuple[float, ...]] = {}
-    for level, some in dict(values[axis]).items():
+    if not isinstance(values[axis], Mapping):
+        raise ConfigError(f"{where}: values of {axis} holds its levels, each with a list, not {values[axis]!r}")
+    for level, some in values[axis].items():
         by_level[level_name(level)] = _tried(some, option, f"{where}: values of {level_name(level)}")
     return Tune(option, seed, images, axis=axis, by_level=by_level)
 

@@ -49,8 +49,8 @@ class Outcome:
 class Cell:
     """One adapted (or interpolated, or the unadapted) model and what was measured of it.
 
-    ``levels`` is empty for the unadapted model. ``outcomes`` is (task, threat) → outcome; empty with ``missing``
-    saying why.
+    ``levels``, in the order of the axes, is empty for the unadapted model. ``outcomes`` is (task, threat) → outcome,
+    empty with ``missing`` saying why. A time in ``seconds`` is None where it is not known.
     """
 
     levels: Mapping[str, str]
@@ -58,7 +58,8 @@ class Cell:
     alpha: float | None
     tuned: Mapping[str, Any]
     adapt: Mapping[str, Any]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float | None]
+    run: Path | None = None
     outcomes: Mapping[tuple[str, str], Outcome] = field(default_factory=dict)
     missing: str | None = None
 
@@ -70,7 +71,13 @@ class Cell:
     @property
     def name(self) -> str:
         """``TeCoA, fine-tuning, α = 0.5``, without the seed."""
-        return name_of(self.levels, self.alpha)
+        words = name_of(self.levels)
+        return words if self.alpha is None else f"{words}, α = {self.alpha:g}"
+
+    @property
+    def name_with_seed(self) -> str:
+        """``TeCoA, fine-tuning, seed 1``."""
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Study:
         threats: In the order of the runs.
         attacks: Threat → the names of its suites and lone attacks, in order.
         planned: How many cells there are to be.
-        problems: Sentences about what is missing.
+        everywhere: Alarms that every row has in the same words; no outcome repeats them.
     """
 
     name: str
@@ -106,17 +113,17 @@ class Study:
     attacks: Mapping[str, tuple[str, ...]]
     tuning: tuple[Mapping[str, Any], ...]
     planned: int
-    problems: tuple[str, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of the adaptation, over all finished cells."""
-        return tuple(sorted({cell.seed for cell in self.finished if cell.seed is not None}))
+    everywhere: tuple[Alarm, ...] = ()
 
     @property
     def finished(self) -> tuple[Cell, ...]:
         """Cells with results."""
         return tuple(cell for cell in self.cells if cell.outcomes)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the adaptation, over all finished cells."""
+        return tuple(sorted({cell.seed for cell in self.finished if cell.seed is not None}))
 
     @property
     def primary(self) -> Threat:
@@ -127,27 +134,25 @@ class Study:
         """The tasks of a tier, or of all of them."""
         return tuple(task for task in self.tasks if tier in (ALL, task.tier))
 
-    def groups(self) -> dict[tuple[tuple[tuple[str, str], ...], float | None], list[Cell]]:
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Those that have tasks."""
+        return tuple(tier for tier in TIERS if self.tasks_of(tier))
+
+    def groups(self) -> list[tuple[Cell, ...]]:
         """Finished cells that differ in nothing but the seed, in the order of the axes' levels and of α."""
-        found: dict[tuple[tuple[tuple[str, str], ...], float | None], list[Cell]] = {}
+        found: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in sorted(self.finished, key=self._order):
-            found.setdefault((tuple(sorted(cell.levels.items())), cell.alpha), []).append(cell)
-        return found
+            found.setdefault((*cell.levels.items(), cell.alpha), []).append(cell)
+        return [tuple(cells) for cells in found.values()]
 
     def _order(self, cell: Cell) -> tuple[Any, ...]:
         ranks = [
-            self.axes[axis].index(cell.levels[axis])
-            if cell.levels.get(axis) in self.axes[axis]
-            else len(self.axes[axis])
-            for axis in self.axes
+            levels.index(cell.levels[axis]) if axis in cell.levels else len(levels)
+            for axis, levels in self.axes.items()
         ]
-        return (
-            not cell.unadapted,
-            *ranks,
-            cell.alpha is None,
-            cell.alpha or 0.0,
-            -1 if cell.seed is None else cell.seed,
-        )
+        alpha = 1.0 if cell.alpha is None else cell.alpha
+        return not cell.unadapted, *ranks, alpha, -1 if cell.seed is None else cell.seed
 
 
 def level_name(value: Any) -> str:
@@ -157,10 +162,9 @@ def level_name(value: Any) -> str:
     return str(value)
 
 
-def name_of(levels: Mapping[str, str], alpha: float | None) -> str:
-    """``TeCoA, fine-tuning, α = 0.5``, or ``unadapted``; a level that is a number has its axis before it."""
-    words = ", ".join(level_words(axis, level) for axis, level in levels.items()) or "unadapted"
-    return words if alpha is None else f"{words}, α = {alpha:g}"
+def name_of(levels: Mapping[str, str]) -> str:
+    """``TeCoA, fine-tuning``, or ``unadapted``; a level that is a number has its axis before it."""
+    return ", ".join(level_words(axis, level) for axis, level in levels.items()) or "unadapted"
 
 
 def level_words(axis: str, level: str) -> str:
@@ -178,38 +182,28 @@ def load(folder: str | Path) -> Study:
     folder = Path(folder)
     listed = read_cells(folder)
     recipe = listed.get("recipe") or {}
-    entries = [_plain_cell(values, folder) for values in listed["cells"]]
-    paths = [(cell, path) for cell, path in entries if path is not None]
-    adapted_on = frozenset(name for _, path in paths for name in _adapted_on(path))
-    known: dict[str, tuple[Task, Path]] = {}
-    tiers: dict[str, str] = {}
-    attacks: dict[tuple[str, str], tuple[str, Path]] = {}
-    threats: dict[str, Threat] = {}
-    cells = []
-    for cell, path in entries:
-        if path is not None:
-            run = load_run(path)
-            measured, notes = measure(replace(merge([_one_model(run)]), adapted_on=adapted_on))
-            _compare_tasks(run, known)
-            _compare_attacks(measured, path, attacks)
-            tiers |= {m.row.task: m.row.tier for m in measured}
-            threats |= {text: parse_threat(text) for text in run.threats}
-            outcomes = _outcomes(measured)
-            cell = replace(cell, outcomes=outcomes, missing=None if outcomes else "; ".join(notes))
-        cells.append(cell)
-    tasks = [StudyTask(n, tiers[n], t.n, len(t.class_names)) for n, (t, _) in known.items() if n in tiers]
+    plain = [_plain_cell(values, folder) for values in listed["cells"]]
+    axes = axes_of(recipe, [cell.levels for cell in plain])
+    adapted_on = frozenset(name for cell in plain if cell.run is not None for name in _adapted_on(cell.run))
+    alike = _Alike()
+    cells = [_measured(cell, adapted_on, alike) for cell in plain]
+    cells = [replace(cell, levels={a: cell.levels[a] for a in axes if a in cell.levels}) for cell in cells]
+    cells, everywhere = _told_once(cells)
+    tasks = [
+        StudyTask(t.name, alike.tiers[t.name], t.n, len(t.class_names)) for t in alike.tasks if t.name in alike.tiers
+    ]
     return Study(
         name=str(listed.get("study") or folder.name),
         title=str(listed.get("title") or listed.get("study") or folder.name),
         recipe=recipe,
-        axes=axes_of(recipe, [cell.levels for cell in cells]),
+        axes=axes,
         cells=tuple(cells),
         tasks=tuple(sorted(tasks, key=lambda task: TIERS.index(task.tier))),
-        threats=tuple(threats.values()),
-        attacks=_attack_names(attacks),
+        threats=tuple(parse_threat(text) for text in alike.attacks),
+        attacks={threat: tuple(names) for threat, names in alike.attacks.items()},
         tuning=tuple(listed.get("tuning") or ()),
-        planned=int(listed.get("planned") or len(cells)),
-        problems=tuple(f"{_with_seed(cell)}: {cell.missing}" for cell in cells if cell.missing),
+        planned=max(int(listed.get("planned") or 0), len(cells)),
+        everywhere=everywhere,
     )
 
 
@@ -242,26 +236,23 @@ def axes_of(recipe: Mapping[str, Any], used: Sequence[Mapping[str, str]]) -> dic
     return {axis: tuple(levels) for axis, levels in axes.items()}
 
 
-def _plain_cell(values: Mapping[str, Any], folder: Path) -> tuple[Cell, Path | None]:
-    """A cell without outcomes, and its run folder if that is there."""
+def _plain_cell(values: Mapping[str, Any], folder: Path) -> Cell:
+    """A cell without outcomes, with its run folder if that is there."""
     try:
-        levels = {str(axis): level_name(level) for axis, level in values["levels"].items()}
-        cell = Cell(
-            levels=levels,
+        run = folder / values["run"] if values.get("run") else None
+        there = run is not None and (run / "run.json").is_file()
+        return Cell(
+            levels={str(axis): level_name(level) for axis, level in values["levels"].items()},
             seed=values["seed"],
             alpha=values.get("alpha"),
             tuned=values.get("tuned") or {},
             adapt=values.get("adapt") or {},
             seconds=values.get("seconds") or {},
+            run=run if there and not values.get("error") else None,
+            missing=str(values["error"]) if values.get("error") else None if there else "not evaluated yet",
         )
-        run, error = values.get("run"), values.get("error")
     except (KeyError, AttributeError, TypeError) as problem:
         raise RunError(f"{folder / 'cells.json'}: a cell is not as a study writes it ({problem})") from None
-    if error:
-        return replace(cell, missing=str(error)), None
-    if not run or not (folder / run / "run.json").is_file():
-        return replace(cell, missing="not evaluated yet"), None
-    return cell, folder / run
 
 
 def _adapted_on(run: Path) -> list[str]:
@@ -272,55 +263,56 @@ def _adapted_on(run: Path) -> list[str]:
         return []  # load_run says what is wrong with it
 
 
-def _one_model(run: Run) -> Run:
+class _Alike:
+    """What all runs of a study must have in common, collected from them one by one."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.tiers: dict[str, str] = {}
+        self.attacks: dict[str, dict[str, None]] = {}
+        self._known: dict[tuple[str, ...], tuple[Any, Run]] = {}
+
+    def add(self, run: Run, measured: Sequence[Measured]) -> None:
+        for task in run.tasks:
+            if ("data", task.name) not in self._known:
+                self.tasks.append(task)
+            self._same(run, task.name, ("data", task.name), task.fingerprint)
+            self._same(run, task.name, ("prompts", task.name), task.templates)
+        for threat in run.threats:
+            self.attacks.setdefault(threat, {})
+        for m in measured:
+            self.tiers[m.row.task] = m.row.tier
+            self.attacks[m.row.threat].update(dict.fromkeys(m.row.attack.split("+")))
+            self._same(run, m.row.task, (f"attacks ({m.row.threat})", m.row.task), m.row.attack)
+
+    def _same(self, run: Run, task: str, key: tuple[str, ...], value: Any) -> None:
+        first, where = self._known.setdefault(key, (value, run))
+        if first != value:
+            raise RunError(f"task '{task}' has other {key[0]} in {where} than in {run}: these cells cannot be compared")
+
+
+def _measured(cell: Cell, adapted_on: frozenset[str], alike: _Alike) -> Cell:
+    """The cell with its outcomes."""
+    if cell.run is None:
+        return cell
+    run = load_run(cell.run)
     if len(run.models) != 1:
         raise RunError(f"{run} evaluates {len(run.models)} models; a cell of a study has one")
-    return run
-
-
-def _compare_tasks(run: Run, known: dict[str, tuple[Task, Path]]) -> None:
-    """A task is the same data under the same prompts in all cells."""
-    for task in run.tasks:
-        first, where = known.setdefault(task.name, (task, run.path))
-        for what in ("fingerprint", "templates"):
-            if getattr(first, what) != getattr(task, what):
-                raise RunError(
-                    f"task '{task.name}' has other {'data' if what == 'fingerprint' else 'prompts'} in {where} than in "
-                    f"{run}: these cells cannot be compared"
-                )
-
-
-def _compare_attacks(measured: Sequence[Measured], path: Path, known: dict[tuple[str, str], tuple[str, Path]]) -> None:
+    measured, notes = measure(replace(merge([run]), adapted_on=adapted_on))
+    alike.add(run, measured)
+    places: dict[tuple[str, str], list[Measured]] = {}
     for m in measured:
-        first, where = known.setdefault((m.row.task, m.row.threat), (m.row.attack, path))
-        if first != m.row.attack:
-            raise RunError(
-                f"task '{m.row.task}' is attacked by {first} in {where} and by {m.row.attack} in {path}: "
-                "these cells cannot be compared"
-            )
-
-
-def _attack_names(attacks: Mapping[tuple[str, str], tuple[str, Path]]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, dict[str, None]] = {}
-    for (_, threat), (joined, _path) in attacks.items():
-        found.setdefault(threat, {}).update(dict.fromkeys(joined.split("+")))
-    return {threat: tuple(names) for threat, names in found.items()}
-
-
-def _outcomes(measured: Sequence[Measured]) -> dict[tuple[str, str], Outcome]:
-    by_place: dict[tuple[str, str], list[Measured]] = {}
-    for m in measured:
-        by_place.setdefault((m.row.task, m.row.threat), []).append(m)
-    return {place: _outcome(several) for place, several in by_place.items()}
+        places.setdefault((m.row.task, m.row.threat), []).append(m)
+    outcomes = {place: _outcome(several) for place, several in places.items()}
+    return replace(cell, outcomes=outcomes, missing=None if outcomes else "; ".join(notes))
 
 
 def _outcome(several: Sequence[Measured]) -> Outcome:
-    """The attack's seeds as one, on the examples that all of them have."""
-    ids = reduce(np.intersect1d, [m.counted.ids for m in several])
-    first = several[0]
-    images = dict(zip(first.counted.ids.tolist(), first.counted.images, strict=True))
+    """The attack's seeds as one, on the examples that all of them have, ascending."""
+    ids = reduce(np.intersect1d, [m.counted.ids for m in several[1:]], np.unique(several[0].counted.ids))
+    images = dict(zip(several[0].counted.ids.tolist(), several[0].counted.images, strict=True))
+    clean: list[NDArray[np.bool_]] = []
     robust: dict[str, list[NDArray[np.bool_]]] = {}
-    clean = []
     for m in several:
         order = np.argsort(m.counted.ids, kind="stable")
         kept = order[np.isin(m.counted.ids[order], ids)]
@@ -344,5 +336,12 @@ def _survives(m: Measured, suite: str) -> NDArray[np.bool_]:
     return m.counted.clean & ~np.isin(m.counted.ids, list(broken))
 
 
-def _with_seed(cell: Cell) -> str:
-    return cell.name if cell.seed is None else f"{cell.name}, seed {cell.seed}"
+def _told_once(cells: Sequence[Cell]) -> tuple[list[Cell], tuple[Alarm, ...]]:
+    """Cells without the alarms that every row of theirs has, so that the others can be seen; and those alarms."""
+    rows = [outcome.alarms for cell in cells for outcome in cell.outcomes.values()]
+    common = tuple(a for a in rows[0] if all(a in alarms for alarms in rows)) if len(rows) > 1 else ()
+
+    def less(outcome: Outcome) -> Outcome:
+        return replace(outcome, alarms=tuple(alarm for alarm in outcome.alarms if alarm not in common))
+
+    return [replace(c, outcomes={place: less(o) for place, o in c.outcomes.items()}) for c in cells], common

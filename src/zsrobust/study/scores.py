@@ -7,15 +7,19 @@ Satterthwaite's degrees of freedom, of which only the k − 1 of the seeds are s
 
     half width = t_ν √(v + s²/k),   v = (half width of the images / 1.96)²,   ν = (v + s²/k)² / ((s²/k)² / (k − 1))
 
-With one seed the interval covers the images only. Satterthwaite (1946), "An approximate distribution of estimates of
-variance components", Biometrics Bulletin 2.
+With one seed the interval covers the images only, and for one task it is Wilson's, as in a report. To a difference the
+variance of one image more that was won and of one that was lost is added, 2/n²: where hardly any image changed, and all
+in one direction, a bootstrap is too sure (with four of 200 won and none lost it would exclude 0, which an exact test
+does not). Agresti & Min (2005), "Simple improved confidence intervals for comparing matched proportions", Statistics
+in Medicine 24, add half as much to a symmetric interval. Satterthwaite (1946), "An approximate distribution of
+estimates of variance components", Biometrics Bulletin 2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import NormalDist
 
@@ -23,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.errors import RunError
-from zsrobust.report.results import Alarm
 from zsrobust.statistics import Estimate, Interval, Outcomes, bootstrap_difference, bootstrap_mean, wilson
 from zsrobust.study.results import CLEAN, EVERY_ATTACK, Cell, StudyTask
 
@@ -51,7 +54,7 @@ class Score:
         by_seed: The values of the seeds, in the same order; one value without seeds.
         n: Examples, over all tasks.
         tasks: Names.
-        alarms: Those that put a robust accuracy in doubt; none where only clean accuracies are read.
+        doubt: Names of alarms about it; none where only clean accuracies are read.
     """
 
     value: float
@@ -60,39 +63,28 @@ class Score:
     by_seed: tuple[float, ...]
     n: int
     tasks: tuple[str, ...]
-    alarms: tuple[Alarm, ...]
-
-    @property
-    def doubt(self) -> tuple[str, ...]:
-        """Names of the alarms."""
-        return tuple(dict.fromkeys(alarm.name or alarm.text for alarm in self.alarms))
+    doubt: tuple[str, ...]
 
 
-Values = tuple[list[str], NDArray[np.float64]]
-"""Cluster keys of the examples that all cells have, and (cells, examples) values."""
+Asked = Sequence[tuple[Cell, Measure]]
+Values = list[tuple[list[str], NDArray[np.float64]]]
+"""For each task: cluster keys of the examples that all cells have, and (cells, examples) values."""
 
 
 def score(cells: Sequence[Cell], tasks: Sequence[StudyTask], measure: Measure) -> Score | None:
     """The mean of cells that differ in their seed only; None where one of them lacks a task, or nothing is there."""
-    per_task = _per_task([(cell, measure) for cell in cells], tasks)
-    if per_task is None:
-        return None
-    seeds = tuple(cell.seed for cell in cells if cell.seed is not None)
-    by_seed = np.mean([values.mean(axis=1) for _, values in per_task], axis=0)
-    estimate = bootstrap_mean([Outcomes(images, values.mean(axis=0)) for images, values in per_task])
-    return _scored(estimate, by_seed, seeds, per_task, tasks, _doubts([(cell, measure) for cell in cells], tasks), 0.0)
-
-
-Pair = tuple[Cell, Cell]
+    asked = [(cell, measure) for cell in cells]
+    values = _values(asked, tasks)
+    return None if values is None else _accuracy(values, asked, tasks)
 
 
 def difference(
-    pairs: Sequence[Pair], tasks: Sequence[StudyTask], measures: tuple[Measure, Measure]
+    pairs: Sequence[tuple[Cell, Cell]], tasks: Sequence[StudyTask], measures: tuple[Measure, Measure]
 ) -> tuple[Score, Score, Score] | None:
     """First − second, on the same examples, with the means of the two.
 
     Args:
-        pairs: Cells to compare; pairs of one seed are averaged first. Every seed must have equally many.
+        pairs: Cells to compare, a pair for each seed; the unadapted model may be in all of them.
         tasks: To average over.
         measures: Of the first and of the second cell of each pair.
 
@@ -100,36 +92,33 @@ def difference(
         (difference, first, second), or None where a cell lacks a task, or nothing is there.
     """
     sides = [[(pair[side], measures[side]) for pair in pairs] for side in (0, 1)]
-    both = _per_task([*sides[0], *sides[1]], tasks)
+    both = _values([*sides[0], *sides[1]], tasks)
     if both is None:
         return None
     k = len(pairs)
-    seeds = [next((cell.seed for cell in pair if cell.seed is not None), None) for pair in pairs]
-    named = tuple(sorted({seed for seed in seeds if seed is not None}))
-    doubts = [_doubts(side, tasks) for side in sides]
-    found = []
-    for side in (0, 1):
-        per_task = [(images, values[side * k : (side + 1) * k]) for images, values in both]
-        estimate = bootstrap_mean([Outcomes(images, values.mean(axis=0)) for images, values in per_task])
-        own = named if any(cell.seed is not None for cell, _ in sides[side]) else ()
-        by_seed = _by_seed(np.mean([v.mean(axis=1) for _, v in per_task], axis=0), seeds if own else [None] * k)
-        found.append(_scored(estimate, by_seed, own, per_task, tasks, doubts[side], 0.0))
-    first, second = (
-        [Outcomes(images, values[side * k : (side + 1) * k].mean(axis=0)) for images, values in both] for side in (0, 1)
-    )
-    change = bootstrap_difference(second, first)
-    changes = np.mean([values[:k].mean(axis=1) - values[k:].mean(axis=1) for _, values in both], axis=0)
-    alarms = tuple({alarm.name or alarm.text: alarm for side in doubts for alarm in side}.values())
-    total = _scored(change, _by_seed(changes, seeds), named, both, tasks, alarms, -1.0)
-    return total, found[0], found[1]
+    halves: list[Values] = [[(images, v[:k]) for images, v in both], [(images, v[k:]) for images, v in both]]
+    first, second = (_accuracy(half, side, tasks) for half, side in zip(halves, sides, strict=True))
+    change = bootstrap_difference(_outcomes(halves[1]), _outcomes(halves[0]))
+    change = replace(change, interval=blurred(change, _independent(both)))
+    changes: Values = [(images, v[:k] - v[k:]) for images, v in both]
+    doubt = tuple(dict.fromkeys((*first.doubt, *second.doubt)))
+    return _scored(change, changes, first.seeds or second.seeds, tasks, doubt, -1.0), first, second
 
 
-def share(right: float, n: int) -> Interval:
-    """Wilson's interval of an accuracy on ``n`` images, for which only the share is known."""
-    return wilson(right * n, n)
+def blurred(change: Estimate, n: float) -> Interval:
+    """The interval of a difference on ``n`` images, as if one more were won and one more lost; see the module."""
+    more = NormalDist().inv_cdf(0.975) * math.sqrt(2) / n
+    below, above = (math.hypot(end - change.value, more) for end in change.interval)
+    return max(-1.0, change.value - below), min(1.0, change.value + above)
 
 
-def widened(estimate: Estimate, by_seed: Sequence[float] | NDArray[np.float64], lowest: float) -> Interval:
+def _independent(values: Values) -> float:
+    """How many images of one task would know the mean as well as those of these tasks do."""
+    distinct = len({image for images, _ in values for image in images})
+    return min(distinct, len(values) ** 2 / sum(1 / len(images) for images, _ in values))
+
+
+def widened(estimate: Estimate, by_seed: Sequence[float], lowest: float) -> Interval:
     """The interval of the images, widened by the scatter of the seeds; see the module."""
     k = len(by_seed)
     low, high = estimate.interval
@@ -158,47 +147,47 @@ def student(degrees: float) -> float:
     return math.sqrt(degrees) * math.tan(float(np.interp(0.95 * below[-1], below, theta)))
 
 
-def _by_seed(values: NDArray[np.float64], seeds: Sequence[int | None]) -> NDArray[np.float64]:
-    """The mean of each seed over its pairs, seeds ascending."""
-    groups: dict[int, list[float]] = {}
-    for value, seed in zip(values.tolist(), seeds, strict=True):
-        groups.setdefault(-1 if seed is None else seed, []).append(value)
-    return np.array([np.mean(groups[seed]) for seed in sorted(groups)])
+def _accuracy(values: Values, asked: Asked, tasks: Sequence[StudyTask]) -> Score:
+    seeds = tuple(cell.seed for cell, _ in asked if cell.seed is not None)
+    estimate = bootstrap_mean(_outcomes(values))
+    right = values[0][1][0]
+    if len(values) == 1 and len(seeds) < 2 and set(right.tolist()) <= {0.0, 1.0}:
+        estimate = replace(estimate, interval=wilson(right.sum(), len(right)))
+    return _scored(estimate, values, seeds, tasks, _doubt(asked, tasks), 0.0)
+
+
+def _outcomes(values: Values) -> list[Outcomes]:
+    return [Outcomes(images, of_cells.mean(axis=0)) for images, of_cells in values]
 
 
 def _scored(
     estimate: Estimate,
-    by_seed: NDArray[np.float64],
+    values: Values,
     seeds: tuple[int, ...],
-    per_task: Sequence[Values],
     tasks: Sequence[StudyTask],
-    alarms: tuple[Alarm, ...],
+    doubt: tuple[str, ...],
     lowest: float,
 ) -> Score:
+    by_seed = np.mean([of_cells.mean(axis=1) for _, of_cells in values], axis=0).tolist()
+    by_seed = by_seed if seeds else by_seed[:1]  # the unadapted model, once for each seed of the other one
     return Score(
         value=estimate.value,
         interval=widened(estimate, by_seed, lowest),
         seeds=seeds,
-        by_seed=tuple(float(value) for value in by_seed),
-        n=sum(len(images) for images, _ in per_task),
+        by_seed=tuple(by_seed),
+        n=sum(len(images) for images, _ in values),
         tasks=tuple(task.name for task in tasks),
-        alarms=alarms,
+        doubt=doubt,
     )
 
 
-def _per_task(asked: Sequence[tuple[Cell, Measure]], tasks: Sequence[StudyTask]) -> list[Values] | None:
-    if not asked or not tasks:
-        return None
-    found = []
-    for task in tasks:
-        values = _of_task(asked, task.name)
-        if values is None:
-            return None
-        found.append(values)
-    return found
+def _values(asked: Asked, tasks: Sequence[StudyTask]) -> Values | None:
+    found = [_of_task(asked, task.name) for task in tasks] if asked else []
+    there = [one for one in found if one is not None]
+    return there if there and len(there) == len(found) else None
 
 
-def _of_task(asked: Sequence[tuple[Cell, Measure]], task: str) -> Values | None:
+def _of_task(asked: Asked, task: str) -> tuple[list[str], NDArray[np.float64]] | None:
     outcomes = [cell.outcomes.get((task, measure.threat)) for cell, measure in asked]
     there = [outcome for outcome in outcomes if outcome is not None]
     if len(there) < len(outcomes):
@@ -220,13 +209,8 @@ def _of_task(asked: Sequence[tuple[Cell, Measure]], task: str) -> Values | None:
     return images, np.stack(rows)
 
 
-def _doubts(asked: Sequence[tuple[Cell, Measure]], tasks: Sequence[StudyTask]) -> tuple[Alarm, ...]:
-    """Alarms that put a robust accuracy in doubt, equal names once."""
-    found: dict[str, Alarm] = {}
-    for cell, measure in asked:
-        for task in tasks if measure.what != CLEAN else ():
-            outcome = cell.outcomes.get((task.name, measure.threat))
-            for alarm in outcome.alarms if outcome is not None else ():
-                if alarm.doubt:
-                    found.setdefault(alarm.name or alarm.text, alarm)
-    return tuple(found.values())
+def _doubt(asked: Asked, tasks: Sequence[StudyTask]) -> tuple[str, ...]:
+    """Names of the alarms that put a robust accuracy in doubt."""
+    there = [(cell.outcomes[task.name, m.threat], m) for cell, m in asked for task in tasks]
+    alarms = [alarm for outcome, m in there if m.what != CLEAN for alarm in outcome.alarms if alarm.doubt]
+    return tuple(dict.fromkeys(alarm.name or alarm.text for alarm in alarms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from zsrobust.errors import ConfigError, UnknownName
@@ -18,7 +18,7 @@ def axes_in(recipe: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return axes_of(recipe, used)
 
 
-def entries_of(recipe: Mapping[str, Any], key: str, allowed: Collection[str], needed: Iterable[str]) -> list[Any]:
+def entries_of(recipe: Mapping[str, Any], key: str, allowed: Collection[str], needed: Sequence[str]) -> list[Any]:
     """The entries of a list in a recipe, each a mapping with known keys.
 
     Raises:
@@ -30,12 +30,11 @@ def entries_of(recipe: Mapping[str, Any], key: str, allowed: Collection[str], ne
         raise ConfigError(f"'{key}' of a study is a list, not {entries!r}")
     for entry in entries:
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"an entry of '{key}' is {entry!r}, not a mapping like {{{next(iter(needed), '…')}: …}}")
+            raise ConfigError(f"an entry of '{key}' is {entry!r}, not a mapping like {{{needed[0]}: …}}")
         for name in entry:
             one_of(str(name), allowed, f"key in '{key}'")
-        for name in needed:
-            if name not in entry:
-                raise ConfigError(f"an entry of '{key}' has no '{name}': {dict(entry)}")
+        if missing := [name for name in needed if name not in entry]:
+            raise ConfigError(f"an entry of '{key}' has no '{missing[0]}': {dict(entry)}")
     return list(entries)
 
 
@@ -61,11 +60,9 @@ def levels_of(where: Any, axes: Mapping[str, Sequence[str]], place: str) -> dict
         raise ConfigError(f"{place} is {where!r}, not a mapping of axes to levels like {{loss: TeCoA}}")
     found = {}
     for axis, wanted in where.items():
-        one_of(str(axis), axes, f"axis in {place}")
+        known = axes[one_of(str(axis), axes, f"axis in {place}")]
         several = wanted if isinstance(wanted, list | tuple) else [wanted]
-        found[str(axis)] = tuple(
-            one_of(level_name(level), axes[str(axis)], f"level of '{axis}' in {place}") for level in several
-        )
+        found[str(axis)] = tuple(one_of(level_name(one), known, f"level of '{axis}' in {place}") for one in several)
     return found
 
 

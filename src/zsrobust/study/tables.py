@@ -7,63 +7,39 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zsrobust.report.words import TIERS, percent, span
-from zsrobust.study.results import ALL, CLEAN, EVERY_ATTACK, ROBUST, Cell, Study, name_of
+from zsrobust.report.words import percent, span
+from zsrobust.study.results import ALL, CLEAN, EVERY_ATTACK, ROBUST, Study
 from zsrobust.study.scores import Measure, Score, score
 
 Line = dict[str, Any]
+TASK = "task "
+"""Before the name of a single task, where else a tier stands."""
 _CSV_HEAD = ("seeds", "over", "tasks", "threat", "attack", "n", "measure", "value", "low", "high", "in_doubt")
 
 
 def lines(study: Study) -> list[Line]:
     """One for each group of cells, tier or task, threat and attack, as plain values; shares, not percent."""
+    places = {tier: study.tasks_of(tier) for tier in (*study.tiers, ALL)}
+    places |= {TASK + task.name: (task,) for task in study.tasks}
     found = []
-    for (levels, alpha), cells in study.groups().items():
-        for threat in study.threats:
-            names = study.attacks.get(threat.text, ())
-            attacks = (EVERY_ATTACK, *(names if len(names) > 1 else ()))
-            for over, tasks in places(study).items():
-                clean = score(cells, tasks, Measure(CLEAN, threat.text))
-                for attack in attacks if clean is not None else ():
-                    if (line := _line(cells, clean, over, tasks, threat.text, attack)) is not None:
-                        found.append({"levels": dict(levels), "alpha": alpha, "name": _name(study, cells[0])} | line)
+    for cells in study.groups():
+        group = {"levels": dict(cells[0].levels), "alpha": cells[0].alpha, "name": cells[0].name}
+        for threat in (one.text for one in study.threats):
+            names = study.attacks[threat]
+            for over, tasks in places.items():
+                clean = score(cells, tasks, Measure(CLEAN, threat))
+                for attack in (EVERY_ATTACK, *(names if len(names) > 1 else ())) if clean is not None else ():
+                    if all(attack in cells[0].outcomes[task.name, threat].robust for task in tasks):
+                        robust = score(cells, tasks, Measure(ROBUST, threat, attack))
+                        place = {"over": over, "threat": threat, "attack": attack}
+                        found.append(group | place | _fields(CLEAN, clean) | _fields(ROBUST, robust))
     return found
 
 
-def places(study: Study) -> dict[str, tuple[Any, ...]]:
-    """Tiers that have tasks, all tasks, and each task → the tasks that are averaged."""
-    tiers = {tier: study.tasks_of(tier) for tier in (*TIERS, ALL) if study.tasks_of(tier)}
-    return tiers | {f"task {task.name}": (task,) for task in study.tasks}
-
-
-def score_fields(name: str, one: Score) -> Line:
-    """A score as plain values, under ``name`` and names that start with it."""
-    return {name: one.value, f"{name}_interval": list(one.interval), f"{name}_by_seed": list(one.by_seed)}
-
-
-def _line(
-    cells: Sequence[Cell], clean: Score | None, over: str, tasks: Sequence[Any], threat: str, attack: str
-) -> Line | None:
-    if attack != EVERY_ATTACK and any(attack not in cells[0].outcomes[task.name, threat].robust for task in tasks):
-        return None  # an attack that only some tasks had
-    robust = score(cells, tasks, Measure(ROBUST, threat, attack))
-    if clean is None or robust is None:
-        return None
-    return {
-        "seeds": list(clean.seeds),
-        "over": over,
-        "tasks": list(clean.tasks),
-        "threat": threat,
-        "attack": attack,
-        "n": clean.n,
-        "doubt": list(robust.doubt),
-        **score_fields(CLEAN, clean),
-        **score_fields(ROBUST, robust),
-    }
-
-
-def _name(study: Study, cell: Cell) -> str:
-    return name_of({axis: cell.levels[axis] for axis in study.axes if axis in cell.levels}, cell.alpha)
+def _fields(what: str, one: Score | None) -> Line:
+    assert one is not None
+    common = {"seeds": one.seeds, "tasks": one.tasks, "n": one.n, "doubt": one.doubt}
+    return common | {what: one.value, f"{what}_interval": one.interval, f"{what}_by_seed": one.by_seed}
 
 
 def as_csv(study_lines: Sequence[Line], axes: Sequence[str]) -> str:
@@ -72,29 +48,30 @@ def as_csv(study_lines: Sequence[Line], axes: Sequence[str]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*axes, "alpha", *_CSV_HEAD])
     for line in study_lines:
-        levels = [line["levels"].get(axis, "") for axis in axes]
+        group = [*(line["levels"].get(axis, "") for axis in axes), "" if line["alpha"] is None else line["alpha"]]
         place = [" ".join(map(str, line["seeds"])), line["over"], " ".join(line["tasks"]), line["threat"]]
-        for measure in (CLEAN, ROBUST):
-            if measure == CLEAN and line["attack"] != EVERY_ATTACK:
-                continue  # said once
-            attack = line["attack"] if measure == ROBUST else "none"
-            low, high = line[f"{measure}_interval"]
-            numbers = [line["n"], measure, *(f"{value:.6f}" for value in (line[measure], low, high))]
-            doubt = " ".join(line["doubt"]) if measure == ROBUST else ""
-            writer.writerow([*levels, "" if line["alpha"] is None else line["alpha"], *place, attack, *numbers, doubt])
+        # The clean accuracy is the same under all attacks, and said once.
+        for what in (CLEAN, ROBUST) if line["attack"] == EVERY_ATTACK else (ROBUST,):
+            attack, doubt = (line["attack"], " ".join(line["doubt"])) if what == ROBUST else ("none", "")
+            numbers = [f"{value:.6f}" for value in (line[what], *line[f"{what}_interval"])]
+            writer.writerow([*group, *place, attack, line["n"], what, *numbers, doubt])
     return out.getvalue()
 
 
-def main_table(study_lines: Sequence[Line], threat: str, over: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row for each group of cells, clean and robust for each tier or task in ``over``."""
-    head = ["", "seeds", *(f"{_short(place)}, {what}" for place in over for what in (CLEAN, ROBUST))]
-    rows = by_name(study_lines, threat)
+def main_table(study_lines: Sequence[Line], threat: str, over: Sequence[str]) -> str:
+    """In Markdown: a row for each group of cells, clean and robust for each tier or task in ``over``."""
+    columns = [(place, what) for place in over for what in (CLEAN, ROBUST)]
     body = []
-    for name, by_place in rows.items():
-        seeds = next(iter(by_place.values()))["seeds"]
-        cells = [cell_text(by_place.get(place), what) for place in over for what in (CLEAN, ROBUST)]
-        body.append([name, str(len(seeds)) if seeds else "–", *cells])
-    return head, body
+    for name, by_place in by_name(study_lines, threat).items():
+        seeds = len(next(iter(by_place.values()))["seeds"])
+        cells = [
+            f"{value_text(by_place[place], what)} ({interval_text(by_place[place], what)})"
+            if place in by_place
+            else "–"
+            for place, what in columns
+        ]
+        body.append([name, str(seeds or "–"), *cells])
+    return markdown_table(["", "seeds", *(f"{place.removeprefix(TASK)}, {what}" for place, what in columns)], body)
 
 
 def by_name(study_lines: Sequence[Line], threat: str) -> dict[str, dict[str, Line]]:
@@ -104,11 +81,6 @@ def by_name(study_lines: Sequence[Line], threat: str) -> dict[str, dict[str, Lin
         if line["threat"] == threat and line["attack"] == EVERY_ATTACK:
             rows.setdefault(line["name"], {})[line["over"]] = line
     return rows
-
-
-def cell_text(line: Mapping[str, Any] | None, what: str) -> str:
-    """``41.0 (38.2–43.9)``, with ! where a robust accuracy is in doubt, or – where nothing is."""
-    return "–" if line is None else f"{value_text(line, what)} ({interval_text(line, what)})"
 
 
 def value_text(line: Mapping[str, Any], what: str) -> str:
@@ -121,32 +93,13 @@ def interval_text(line: Mapping[str, Any], what: str) -> str:
     return span(tuple(line[f"{what}_interval"]))
 
 
-def task_places(names: Sequence[str]) -> list[str]:
-    """Tasks as tables name them."""
-    return [f"task {name}" for name in names]
-
-
 def tiers_in(study_lines: Sequence[Line]) -> list[str]:
     """The tiers that occur, the headline first."""
     there = {line["over"] for line in study_lines}
     return [tier for tier in ("unrelated", "related", "adapted", ALL) if tier in there]
 
 
-def tasks_in(study_lines: Sequence[Line]) -> list[str]:
-    """The single tasks that occur, as ``task NAME``."""
-    return list(dict.fromkeys(line["over"] for line in study_lines if line["over"].startswith("task ")))
-
-
-def threats_in(study_lines: Sequence[Line]) -> list[str]:
-    """The threats that occur."""
-    return list(dict.fromkeys(line["threat"] for line in study_lines))
-
-
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; bars in cells are escaped."""
     grid = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid) + "\n"
-
-
-def _short(place: str) -> str:
-    return place.removeprefix("task ")

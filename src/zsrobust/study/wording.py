@@ -16,8 +16,14 @@ INTERVALS = (
     "Accuracies in %, each task weighing the same; in brackets the 95 % interval. It covers the choice of images and, "
     "with several seeds, the luck of the training; with one seed it covers the images only. "
     + UPPER_BOUND.split(". ")[0]
-    + ". "
-    "! marks a robust accuracy that an alarm puts in doubt."
+    + ". ! marks a robust accuracy that an alarm puts in doubt."
+)
+VERDICTS = (
+    "A difference is paired: both models on the same images, averaged over seeds. A claim holds where the 95 % "
+    "interval of the difference lies above the margin that is claimed (0 unless said), goes the other way round where "
+    "it lies below 0, does not hold where it lies below the margin, and is not told apart where the margin is inside. "
+    "Each comparison stands by itself: of forty without any difference about one would seem to hold. The first line of "
+    "each is the headline."
 )
 
 
@@ -25,6 +31,12 @@ def threat_title(text: str) -> str:
     """``ε = 4/255: every pixel may change by …``."""
     threat = parse_threat(text)
     return f"{threat.short}: {threat.words}"
+
+
+def everywhere(results: Results) -> str:
+    """What every robust accuracy of a study has against it, so that no single one says it; a line, or empty."""
+    texts = [alarm["text"].rstrip(".") for alarm in results["everywhere"] if alarm["doubt"]]
+    return f"All robust accuracies of {results['study']}: {'; '.join(texts)}.\n" if texts else ""
 
 
 def seeds_words(results: Results) -> str:
@@ -75,15 +87,16 @@ def headline(entries: Sequence[tuple[Results, Results]]) -> str:
         counts[verdict] = counts.get(verdict, 0) + 1
     if len(counts) == 1:
         (verdict,) = counts
-        return verdict if len(entries) == 1 else f"{verdict} in all {len(entries)} comparisons"
+        return verdict if len(entries) == 1 else f"{verdict} in all of {len(entries)} comparisons"
     first, *rest = counts.items()
     return ", ".join([f"{first[0]} in {first[1]} of {len(entries)} comparisons", *(f"{v} in {n}" for v, n in rest)])
 
 
 def reasons(entries: Sequence[tuple[Results, Results]]) -> list[str]:
-    """Likely reasons of those comparisons that do not hold."""
-    failed = [e["reason"] for _, e in entries if e["verdicts"][0]["verdict"] not in ("holds", "not measured")]
-    return list(dict.fromkeys(reason for reason in failed if reason))
+    """Likely reasons of those comparisons that do not hold; where these have none of their own, those of the claim."""
+    failed = [entry for _, entry in entries if entry["verdicts"][0]["verdict"] not in ("holds", "not measured")]
+    told = [e["reason"] for e in failed if e["reason"]] or [e["reason"] for _, e in entries if failed and e["reason"]]
+    return list(dict.fromkeys(told))
 
 
 def tier_words(results: Results, tier: str) -> str:
@@ -99,10 +112,12 @@ def unfinished(results: Results) -> str:
 
 
 def time_words(results: Results) -> str:
-    """``adaptation 31 min, evaluation 12 min``, added over all cells."""
+    """``adaptation 31 min, evaluation at least 12 min``, added over all cells."""
+    nouns = {"adapt": "adaptation", "tune": "tuning (values not chosen)", "evaluate": "evaluation"}
+    times = [(kind, noun, results["seconds"][kind]) for kind, noun in nouns.items()]
+    less = results["seconds"]["at_least"]
     return ", ".join(
-        f"{noun} {_duration(results['seconds'][kind])}"
-        for kind, noun in (("adapt", "adaptation"), ("evaluate", "evaluation"))
+        f"{n} {'at least ' * (k in less)}{_duration(t)}" for k, n, t in times if t or k != "tune" or k in less
     )
 
 
@@ -146,7 +161,8 @@ def _tuning(tune: Results) -> str:
         return f"{tune.get('option', 'lr')} as chosen in {tune['from']}"
     return (
         f"{tune.get('option', 'lr')}: the same number of values for every combination, the best robust accuracy on "
-        f"{tune.get('images', 200)} held-out images of the adaptation task, seed {tune.get('seed', 0)}"
+        f"{tune.get('images', 200)} held-out images of the adaptation task, seed {tune.get('seed', 0)} (a method "
+        "without an adversary: the best clean one)"
     )
 
 
@@ -154,15 +170,10 @@ def tuning_rows(results: Results) -> list[list[str]]:
     """What was tried: combination, value, held-out accuracies, what became of it."""
     return [
         [
-            name_of({str(axis): level_name(level) for axis, level in entry["levels"].items()}, None),
+            name_of({str(axis): level_name(level) for axis, level in entry["levels"].items()}),
             f"{entry['value']:g}",
-            _share(entry.get("held_out_clean")),
-            _share(entry.get("held_out_robust")),
+            *("–" if entry.get(key) is None else percent(entry[key]) for key in ("held_out_clean", "held_out_robust")),
             "diverged" if entry.get("diverged") else "chosen" if entry.get("chosen") else "",
         ]
         for entry in results["tuning"]
     ]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)
