@@ -29,7 +29,7 @@ from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.losses import cross_entropy
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Batch, Learner, Method
-from zsrobust.methods.targets import check, prepare
+from zsrobust.methods.targets import check, check_batch, prepare
 from zsrobust.metrics import MetricsFile
 from zsrobust.passes import frozen
 from zsrobust.pixels import to_pixels
@@ -83,6 +83,7 @@ def adapt(
     tuning = TUNINGS[tuning]() if isinstance(tuning, str) else tuning
     how = Recipe.of(recipe)
     check(method, how.labels)
+    check_batch(method, min(how.batch_size, len(task)))
     task = in_space(task, encoder, attack.threat.space)
     learner, parameters = _learner(encoder, task, method, tuning, how.seed)
     optimizer = _optimizer(parameters, method, how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from zsrobust.errors import ConfigError, ModelError, UnknownName
 from zsrobust.evaluation import BATCH_SIZE, device_of
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Method
+from zsrobust.methods.targets import check
 from zsrobust.passes import ROWS
 from zsrobust.recipe import Recipe
 from zsrobust.registry import Registry
@@ -106,6 +108,9 @@ def adapt_job(
     attack = training_attack(ball, steps, step_size)
     learner = make_method(method, method_options or {})
     way = make_tuning(tuning, tuning_options or {})
+    check(learner, how.labels)
+    if isinstance(held_out, int) and held_out < 1:
+        raise ConfigError(f"held_out must be at least 1, or null, not {held_out}")
     opened = partial(
         open_task, str(task), data=data, classes=list(classes) or None, templates=list(template) or None,
         select=list(select) or None,
@@ -127,12 +132,18 @@ def adapt_job(
     say(f"       {_words(way.describe())}")
     say(f"       {total:,} steps of {how.batch_size} images, {how.precision} on {device_of(encoder).type}")
     say(f"Run    {folder}" + (f", going on from step {done:,}" if done else ""))
+    begun = folder.exists()
     if config is not None and not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", config.encode())
-    adapted = adapt(
-        encoder, task=examples, attack=attack, method=learner, tuning=way, held_out=watched, run=folder,
-        tensorboard=tensorboard, **recipe,
-    )  # fmt: skip
+    try:
+        adapted = adapt(
+            encoder, task=examples, attack=attack, method=learner, tuning=way, held_out=watched, run=folder,
+            tensorboard=tensorboard, **recipe,
+        )  # fmt: skip
+    except (ConfigError, ModelError):
+        if not begun:
+            shutil.rmtree(folder, ignore_errors=True)  # refused before the first step: what was asked never ran
+        raise
     save(adapted, folder / MODEL)
     if config is not None:
         write_atomically(folder / "config.yaml", config.encode())

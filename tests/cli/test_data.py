@@ -82,6 +82,7 @@ def test_mistakes(refused) -> None:  # type: ignore[no-untyped-def]
     )
     assert refused("data", "check").startswith("no task given")
     assert "did you mean 'cifar10'?" in refused("data", "check", "cifar1")
+    assert "suites: paper16, paper15, farevlm13, world" in refused("data", "check", "paper61")
 
 
 def test_suites_are_listed(zsrobust: Zsrobust) -> None:

@@ -61,6 +61,14 @@ def test_mapping() -> None:
     assert toy("--extra.scale", "20", "--extra.word", "x").extra == {"scale": 20, "word": "x"}
 
 
+def test_entries_of_mappings_in_mappings_keep_their_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("extra: {token: {depth: deep, count: 7}, width: 3}\n")
+    options = toy("--config", str(tmp_path / "some.yaml"), "--extra.token.count", "4", "--extra.token.std=1e-3")
+    assert options.extra == {"token": {"depth": "deep", "count": 4, "std": 0.001}, "width": 3}
+    with pytest.raises(ConfigError, match=r"option --extra\.token\.count: token is 3, which has no entries"):
+        toy("--extra.token", "3", "--extra.token.count", "4")
+
+
 def test_nothing_given_is_the_defaults() -> None:
     assert toy() == Options()
 

@@ -52,7 +52,9 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
         namespace = parser.parse_args(arguments)
     except ArgumentError as error:
         raise _mistake(str(error.message), options, words, configs) from None
-    found = _build(command.options, namespace.as_dict())
+    values = namespace.as_dict()
+    tokens.entries(options, words.values, values)
+    found = _build(command.options, values)
     if words.print_config:
         print(dump(found), end="")
         return None

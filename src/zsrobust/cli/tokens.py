@@ -10,6 +10,10 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
 
 from zsrobust.cli.command import Command, Option
 from zsrobust.errors import ConfigError
@@ -101,12 +105,41 @@ def _value(written: str, known: Option | None, rest: list[str]) -> str:
 
 
 def for_jsonargparse(options: Mapping[str, Option], values: Mapping[str, Sequence[str]]) -> list[str]:
-    """One ``--name=value`` an option; lists become JSON."""
-    return [f"--{name}={_one(options.get(name), written)}" for name, written in values.items()]
+    """One ``--name=value`` an option; lists become JSON. Entries of mappings are left to :func:`entries`."""
+    known = {name: written for name, written in values.items() if name in options}
+    return [f"--{name}={_one(options[name], written)}" for name, written in known.items()]
 
 
-def _one(known: Option | None, written: Sequence[str]) -> str:
-    if known is None or known.kind != "list" or written[-1].startswith("["):
+def entries(options: Mapping[str, Option], values: Mapping[str, Sequence[str]], target: dict[str, Any]) -> None:
+    """Puts ``--tuning_options.token.count 4`` where it belongs in ``target``, beside what is there already.
+
+    jsonargparse would replace the whole of ``token``, and read 4 as a text.
+
+    Raises:
+        ConfigError: an entry of something that has none.
+    """
+    for name, written in values.items():
+        if name in options:
+            continue
+        *path, last = name.split(".")
+        here: Any = target
+        for key in path:
+            if not isinstance(here.setdefault(key, {}), dict):
+                raise ConfigError(f"option --{name}: {key} is {here[key]!r}, which has no entries")
+            here = here[key]
+        here[last] = _typed(written[-1])
+
+
+def _typed(text: str) -> Any:
+    """A number, true, null, list or mapping as in a YAML file; else the text."""
+    try:
+        return get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _one(known: Option, written: Sequence[str]) -> str:
+    if known.kind != "list" or written[-1].startswith("["):
         return written[-1]
     return json.dumps([item for text in written for item in split(text, commas=known.commas)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -79,6 +80,7 @@ class Method(Protocol):
     Attributes:
         name: As in the catalogue.
         adversarial: Whether there is an adversary; without one, ``points`` are the clean pixels.
+        fewest: Images that a batch must have for the losses to say anything.
         labelled: Whether the losses read labels, true or pseudo.
         anchor: Whose features of the clean images come with each batch as ``anchors``: those of the model being
             adapted (as it is at the beginning of the step), of the original, or None: nobody's.
@@ -86,6 +88,7 @@ class Method(Protocol):
 
     name: str
     adversarial: ClassVar[bool] = True
+    fewest: ClassVar[int] = 1
     labelled: ClassVar[bool] = True
     anchor: ClassVar[Literal["adapted", "original"] | None] = None
 
@@ -126,6 +129,16 @@ def checked_scale(method: Method) -> None:
     Raises:
         ConfigError: it is not.
     """
-    scale: float | None = getattr(method, "scale", None)
-    if scale is not None and not scale > 0:
-        raise ConfigError(f"{method.name}'s scale must be above 0, not {scale}")
+    checked_positive(method, "scale")
+
+
+def checked_positive(method: Method, option: str) -> None:
+    """Refuses an option of the method that is neither None nor a number above 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    value: object = getattr(method, option, None)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < math.inf):  # type: ignore[operator]
+        raise ConfigError(f"{method.name}'s {option} must be above 0, not {value!r}")

@@ -32,6 +32,7 @@ class ImgCoAdv(Method):
         scale: Factor on the cosine similarities while training; None: the checkpoint's own.
     """
 
+    fewest: ClassVar[int] = 2
     labelled: ClassVar[bool] = False
     anchor: ClassVar[Literal["adapted"]] = "adapted"
 

@@ -18,8 +18,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor, nn
 
-from zsrobust.errors import ConfigError
-from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.methods.base import Batch, Learner, Method, checked_positive
 from zsrobust.randomness import generator
 
 
@@ -37,8 +36,7 @@ class Standard(Method):
     name: str = "standard"
 
     def __post_init__(self) -> None:
-        if self.head_lr is not None and not self.head_lr > 0:
-            raise ConfigError(f"{self.name}'s head_lr must be above 0, not {self.head_lr}")
+        checked_positive(self, "head_lr")
 
     def extra_lr(self, lr: float) -> float:
         """That of the head."""

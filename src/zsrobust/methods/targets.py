@@ -31,6 +31,16 @@ def check(method: Method, labels: Labels) -> None:
         raise ConfigError(f"method '{method.name}' reads no labels: leave labels at true, or say none; not {labels}")
 
 
+def check_batch(method: Method, most: int) -> None:
+    """Refuses batches of at most ``most`` images if the method's losses say nothing about so few.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if most < method.fewest:
+        raise ConfigError(f"{method.name} compares images of a batch: it needs at least {method.fewest}, not {most}")
+
+
 @torch.no_grad()
 def prepare(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, labels: Labels) -> Batch:
     """The batch of a step: ``pixels`` (B, 3, H, W) with ``truth`` (B,), pseudo-labels or none, and with anchors.

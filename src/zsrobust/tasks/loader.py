@@ -130,7 +130,7 @@ def find(spec: str | Path, *, tasks_dir: str | Path | None = None) -> TaskSpec:
         raise ConfigError(
             f"'{text}' is a suite of tasks, and one task is wanted here ('zsrobust ls suites' lists them)"
         )
-    raise UnknownName("task", text, known, also="there is no file or folder of that name")
+    raise UnknownName("task", text, known, also=f"suites: {', '.join(SUITES)}; there is no file or folder of that name")
 
 
 def names(tasks_dir: str | Path | None = None) -> list[str]:

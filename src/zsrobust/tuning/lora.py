@@ -64,6 +64,8 @@ class LoRA(Tuning):
         if self.alpha is not None and not (_number(self.alpha) and 0 < self.alpha < math.inf):
             raise ConfigError(f"{self.name}: alpha must be a number above 0, not {self.alpha!r}")
         given = self.targets.split(",") if isinstance(self.targets, str) else self.targets
+        if not isinstance(given, list | tuple):
+            raise ConfigError(f"{self.name}: targets must be some of {', '.join(TARGETS)}, not {given!r}")
         targets = tuple(str(target).strip() for target in given)
         for target in targets:
             if target not in TARGETS:
