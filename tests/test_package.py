@@ -22,7 +22,10 @@ LEAVES = {
 }  # fmt: skip
 WITHOUT_TORCH = ["zsrobust", "errors", "registry", "records", "statistics", "geometry", "tasks", "report", "cli"]
 # Layer by layer; a module may import from lower ones only. What is not named is above them all.
-LAYERS = [LEAVES, {"attacks", "encoders", "tasks"}, {"classifier", "methods", "tuning", "alarms"}, {"evaluation"}, {"recording"}]
+LAYERS = [
+    LEAVES, {"attacks", "encoders", "tasks"}, {"classifier", "methods", "tuning", "alarms"},
+    {"evaluation"}, {"recording"},
+]  # fmt: skip
 OPTIONAL = {"torch.utils.tensorboard": "tensorboard"}
 
 

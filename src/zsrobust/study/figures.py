@@ -9,8 +9,8 @@ An entry under ``figures`` of a recipe has a ``kind`` and, depending on it:
     bars      ``y``; ``by``: ``task``, ``tier`` or an axis; ``colour``: an axis
     rates     held-out robust accuracy against the tuned option; ``colour`` and ``panel``: axes
 
-and all of them ``title``, ``where`` (axes with a level or a list), ``tier``, ``threat`` and ``panel`` (an axis or
-``tier``).
+and all of them ``title``, ``where`` (axes with a level or a list), ``tier``, ``threat`` and ``panel`` (an axis,
+``tier`` or ``task``).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _TITLES = {
 }
 _NO_AXES = {
     ("lines", "colour"): (TIER,),
-    ("lines", "panel"): (TIER,),
-    ("bars", "panel"): (TIER,),
-    ("scatter", "panel"): (TIER,),
+    ("lines", "panel"): (TIER, TASK),
+    ("bars", "panel"): (TIER, TASK),
+    ("scatter", "panel"): (TIER, TASK),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from zsrobust.errors import ConfigError
 from zsrobust.report.words import TIERS, plural
 from zsrobust.study.charts import COLOURS, GREY, NO_MARKER, PATCH, Chart, Key, Panel, Series, Style
-from zsrobust.study.figures import TIER, Figure
+from zsrobust.study.figures import TASK, TIER, Figure
 from zsrobust.study.results import ALL, CLEAN, Cell, Study, level_words
 from zsrobust.study.selecting import UNADAPTED, fits, one_of
 
@@ -35,6 +35,8 @@ def places(study: Study, figure: Figure) -> list[Place]:
     """The panels that a figure asks for; one without a title, if it asks for none."""
     if figure.panel == TIER:
         return [Place(tasks_words(study, tier), figure.where, tier) for tier in study.tiers]
+    if figure.panel == TASK:
+        return [Place(task.name, figure.where, task.name) for task in study.tasks]
     if not figure.panel:
         return [Place("", figure.where, figure.tier)]
     levels = [level for level in study.axes[figure.panel] if level in figure.where.get(figure.panel, (level,))]

@@ -70,7 +70,7 @@ def _scatter(study: Study, figure: Figure) -> Chart | None:
         ]
         series += [Series(UNADAPTED, before[0], tuple(before[1]))] if before else []
         panels.append(Panel(place.title, tuple(series)))
-    words = ("" if figure.panel == TIER else tasks_words(study, figure.tier), threat_words(study, threat))
+    words = ("" if figure.panel in (TIER, TASK) else tasks_words(study, figure.tier), threat_words(study, threat))
     labels = accuracy_label((figure.x,)), accuracy_label(figure.y)
     return chart_of(study, figure, panels, labels, (*words, attack_words(study, threat)))
 

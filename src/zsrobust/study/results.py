@@ -131,8 +131,8 @@ class Study:
         return next((t for t in self.threats if t.eps > 0), self.threats[0])
 
     def tasks_of(self, tier: str) -> tuple[StudyTask, ...]:
-        """The tasks of a tier, or of all of them."""
-        return tuple(task for task in self.tasks if tier in (ALL, task.tier))
+        """The tasks of a tier, of all of them, or the one of this name."""
+        return tuple(task for task in self.tasks if tier in (ALL, task.tier, task.name))
 
     @property
     def tiers(self) -> tuple[str, ...]:
