@@ -39,6 +39,14 @@ def test_one_alpha_is_one_folder(zsrobust: Zsrobust, pair: list[str]) -> None:
     assert lines[-1].endswith(f"zsrobust evaluate {pair[0]} half run --tasks A,B --threat linf:2/255:native")
 
 
+def test_another_model_is_not_replaced(zsrobust: Zsrobust, refused: Refused, pair: list[str]) -> None:
+    for _ in range(2):  # the same again is no loss
+        assert zsrobust("interpolate", *pair, "--alpha", "0.5", "--out", "half").status == 0
+    for words in ((*pair, "--alpha", "0.25"), (pair[1], pair[0], "--alpha", "0.5")):
+        assert refused("interpolate", *words, "--out", "half").startswith("'half' already holds another model")
+    assert from_folder(Path("half")).provenance["interpolation"]["alpha"] == 0.5  # type: ignore[index]
+
+
 def test_several_alphas_are_a_frontier_that_evaluate_takes(zsrobust: Zsrobust, pair: list[str], pets: Path) -> None:
     result = zsrobust("interpolate", *pair, "--alpha", "0,0.5,1", "--out", "frontier")
     assert (result.status, result.error) == (0, "")

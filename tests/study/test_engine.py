@@ -13,13 +13,14 @@ import yaml
 from tests.study import small
 
 from zsrobust.errors import ConfigError, DivergedError, ZSRobustError
+from zsrobust.methods import METHODS
 from zsrobust.study import options
 from zsrobust.study.agenda import Agenda
 from zsrobust.study.bench import HELD_OUT, Bench
 from zsrobust.study.estimate import Clock, Forecast, in_words
 from zsrobust.study.grid import cells, combinations
 from zsrobust.study.plan import Plan, Search
-from zsrobust.study.recipe import StudyRecipe, parse
+from zsrobust.study.recipe import StudyRecipe, parse, read
 from zsrobust.study.runner import study
 from zsrobust.study.store import Job, Outcome, Store
 from zsrobust.study.workers import Several
@@ -277,6 +278,25 @@ def test_a_forecast_learns_from_jobs_of_its_kind() -> None:
     forecast.learn(job("a"), Outcome(None))
     assert forecast.seconds([job("b"), job("c", "evaluated")]) == 6.0 + 2.0
     assert [in_words(s) for s in (40, 700, 12600)] == ["40 s", "12 min", "3.5 h"]
+
+
+def test_held_out_images_are_scored_once_whatever_the_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clock, "_seconds", lambda *_: 1.0)
+    how = {"steps": 2, "epochs": 3, "attention": "sdpa", "precision": "float32"}
+    task: Any = range(10)
+    model: Any = None
+    alone = Clock(1).adaptation(model, how, METHODS["tecoa"](), task, None)
+    assert alone == 3 * 10 * (1 + 2)
+    assert Clock(1).adaptation(model, how, METHODS["tecoa"](), task, task) == pytest.approx(alone + 10 * (10 + 2 / 3))
+
+
+def test_an_override_of_one_option_keeps_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "adapt: {tuning: pixel-token-prompt, tuning_options: {pixel: {width: 3}, token: {count: 2, depth: deep}}}\n"
+        "evaluate: {tasks: [digits]}\n"
+    )
+    found = read(str(tmp_path / "a.yaml"), adapt={"tuning_options": {"token": {"count": 4}}})
+    assert found.adapt["tuning_options"] == {"pixel": {"width": 3}, "token": {"count": 4, "depth": "deep"}}
 
 
 def test_one_cell_that_fails_does_not_stop_the_others(

@@ -86,11 +86,11 @@ def test_it_starts_at_the_model_and_ends_as_an_ordinary_one(save: str, tmp_path:
 
     base = from_folder(getattr(small, f"save_{save}")(tmp_path / save))
     pixels = points(3)
-    start, chosen = LoRA(2, targets=TARGETS).prepare(base, seed=0)
+    start, chosen = LoRA(2, targets=tuple(TARGETS)).prepare(base, seed=0)
     assert torch.equal(start.encode_pixels(pixels), base.encode_pixels(pixels))
     assert len(chosen) == 2 * len(TARGETS) * 2
-    trained, _ = filled(base, LoRA(2, targets=TARGETS))
-    merged = LoRA(2, targets=TARGETS).finish(trained)
+    trained, _ = filled(base, LoRA(2, targets=tuple(TARGETS)))
+    merged = LoRA(2, targets=tuple(TARGETS)).finish(trained)
     assert isinstance(merged, HuggingFaceEncoder)
     assert list(merged.state_dict()) == list(base.state_dict())
     features = merged.encode_pixels(pixels)

@@ -55,7 +55,9 @@ def run(options: InterpolateOptions) -> None:
     original, adapted = (load_model(model, device="cpu") for model in options.models)
     print(f"Mix    (1 - alpha) {original.name} + alpha {adapted.name}")
     for alpha, folder in places.items():
-        save(interpolate(original, adapted, alpha), folder)
+        mixed = interpolate(original, adapted, alpha)
+        _keep_another(folder, mixed.provenance)
+        save(mixed, folder)
         print(f"Model  {folder}")
     ends = [*([] if 0 in places else options.models[:1]), *map(str, places.values())]
     ends += [] if 1 in places else options.models[1:]
@@ -91,6 +93,23 @@ def _places(alphas: Sequence[float], out: Path) -> dict[float, Path]:
     if len(set(places.values())) < len(alphas):
         raise ConfigError(f"the same alpha twice: {', '.join(map(shown, alphas))}")
     return places
+
+
+def _keep_another(place: Path, provenance: Mapping[str, object]) -> None:
+    """Writing the same mixture again is no loss; in place of another model it would be."""
+    from zsrobust.encoders.preprocessing import read_json
+    from zsrobust.encoders.saving import STORY
+
+    if (place / STORY).is_file() and _what(read_json(place / STORY)) != _what(provenance):
+        raise ConfigError(f"'{place}' already holds another model; remove it, or write to another folder")
+
+
+def _what(provenance: Mapping[str, object]) -> list[object]:
+    """Alpha, and what was mixed."""
+    told = provenance.get("interpolation")
+    if not isinstance(told, Mapping):
+        return []
+    return [told["alpha"], *(told[end]["fingerprint"] for end in ("original", "adapted"))]
 
 
 def _keep_apart(models: Sequence[str], places: Sequence[Path]) -> None:
