@@ -141,12 +141,21 @@ def restore(
 
 def _same_configuration(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
     now = json.loads(json.dumps(now))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise RunError(
-                f"{path.parent.parent} was started with another configuration: {key} was {before.get(key)!r}, "
-                f"now {now.get(key)!r}; resume with the old one, or use another run folder"
-            )
+    if before != now:
+        key, was, became = _difference("", before, now)
+        raise RunError(
+            f"{path.parent.parent} was started with another configuration: {key} was {was!r}, "
+            f"now {became!r}; resume with the old one, or use another run folder"
+        )
+
+
+def _difference(name: str, before: object, now: object) -> tuple[str, object, object]:
+    """The first value that differs, inside mappings too, as (``"tuning.count"``, before, now)."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return name, before, now
+    keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+    first = min(keys, key=lambda key: (key != "name", key))  # another name makes other options
+    return _difference(f"{name}.{first}" if name else first, before.get(first), now.get(first))
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
