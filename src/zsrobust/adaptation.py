@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from zsrobust import checkpoint
 from zsrobust.attacks.pgd import PGD
+from zsrobust.averaging import Average
 from zsrobust.divergence import DivergenceGuard
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
@@ -34,7 +35,7 @@ from zsrobust.metrics import MetricsFile
 from zsrobust.passes import frozen
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import generator, seeded
-from zsrobust.recipe import OPTIMIZERS, Precision, Recipe
+from zsrobust.recipe import HELD_OUT_STEPS, OPTIMIZERS, Precision, Recipe
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
@@ -93,9 +94,11 @@ def adapt(
     folder = Path(run) if run is not None else None
     with seeded(how.seed):
         steps = how.epochs * math.ceil(len(task) / how.batch_size)
+        average = Average(how, steps, {n: p for n, p in parameters.items() if not n.startswith(EXTRA)})
+        kept = parameters | average.named()
         position = checkpoint.Position(0, {})
         if folder is not None and (last := checkpoint.latest(folder / "checkpoints")):
-            position = checkpoint.restore(last, parameters, optimizer, configuration)
+            position = checkpoint.restore(last, kept, optimizer, configuration)
         guard = DivergenceGuard(position.losses, folder)
 
         step, clock = position.step, time.monotonic()
@@ -111,6 +114,7 @@ def adapt(
                 loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
                 guard.check(loss, step)
                 step += 1
+                average.update(step)
                 line: dict[str, float] = {}
                 if step % how.log_every == 0 or step == steps:
                     line = _measure(learner, points, pixels, truth, how.precision) | {
@@ -120,7 +124,8 @@ def adapt(
                     }
                     bar.set_postfix_str(_shown(line), refresh=False)
                 if examiner is not None and step == steps:
-                    line |= examiner.scores()
+                    with average.in_place():
+                        line |= examiner.scores()
                 if line:
                     metrics.write(step, line)
                 bar.update()
@@ -128,7 +133,8 @@ def adapt(
                     guard.check_weights(parameters, step)
                     if folder is not None:
                         now = checkpoint.Position(step, guard.state)
-                        checkpoint.save(folder / "checkpoints", now, parameters, optimizer, configuration)
+                        checkpoint.save(folder / "checkpoints", now, kept, optimizer, configuration)
+        average.settle()
     return _finished(tuning.finish(learner.encoder), encoder, task, configuration)
 
 
@@ -161,7 +167,6 @@ def _configuration(
     encoder: Encoder, method: Method, tuning: Tuning, task: Task, attack: PGD, how: Recipe
 ) -> dict[str, object]:
     """What a resumed run must have in common with its beginning."""
-    fixed = {name: value for name, value in vars(how).items() if name not in ("checkpoint_every", "log_every")}
     return {
         "base": encoder.name,
         "base_fingerprint": fingerprint_of(encoder),
@@ -174,7 +179,7 @@ def _configuration(
         "threat": attack.threat.describe(),
         "attack": attack.describe(),
         "threads": torch.get_num_threads(),
-        **fixed,
+        **how.deciding(),
     }
 
 
@@ -260,7 +265,7 @@ class _Examiner:
         if self.task.class_names != learner.head.class_names:
             raise ConfigError(f"the held-out images of '{held_out.name}' have other classes than the training images")
         self.learner, self.method, self.how = learner, method, how
-        self.attack = PGD(attack.threat, 10)
+        self.attack = PGD(attack.threat, HELD_OUT_STEPS)
 
     def scores(self) -> dict[str, float]:
         """``held_out_clean_accuracy`` and ``held_out_robust_accuracy``."""

@@ -34,6 +34,35 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.float().log_softmax(1)).sum(1)
 
 
+def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log p_y − log(1 − max_{c≠y} p_c), with p = softmax(logits): (B, C), (B,) int64 → (B,).
+
+    Wang et al. 2020 (MART), the boosted cross-entropy. The second term is written with log-sums of the other logits, so
+    that it stays finite where one of them has all the probability.
+    """
+    logits = logits.float()
+    _, others = _split(logits, labels)
+    strongest = others.argmax(1, keepdim=True)
+    rest = logits.scatter(1, strongest, float("-inf")).logsumexp(1)
+    return cross_entropy(logits, labels) + logits.logsumexp(1) - rest
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(reference) ‖ softmax(logits)): (B, C), (B, C) → (B,)."""
+    own, other = reference.float().log_softmax(1), logits.float().log_softmax(1)
+    return (own.exp() * (own - other)).sum(1)
+
+
+def squared_distance(features: Tensor, others: Tensor) -> Tensor:
+    """‖features − others‖₂² of raw features: (B, D), (B, D) → (B,)."""
+    return (features.float() - others.float()).square().sum(1)
+
+
+def cosine(features: Tensor, others: Tensor) -> Tensor:
+    """Cosine similarity of raw features: (B, D), (B, D) → (B,)."""
+    return functional.cosine_similarity(features.float(), others.float(), dim=1)
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Logit of the label less the largest other logit: (B, C), (B,) int64 → (B,).
 

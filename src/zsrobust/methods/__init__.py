@@ -9,10 +9,18 @@ from zsrobust.registry import Registry
 METHODS = Registry(
     "method",
     {
+        "agft": "zsrobust.methods.agft:AGFT",
         "clean": "zsrobust.methods.clean:Clean",
         "coadv": "zsrobust.methods.coadv:CoAdv",
+        "dual": "zsrobust.methods.dual:Dual",
+        "fare": "zsrobust.methods.fare:FARE",
         "imgcoadv": "zsrobust.methods.imgcoadv:ImgCoAdv",
+        "mart": "zsrobust.methods.mart:MART",
+        "pmg-aft": "zsrobust.methods.pmg_aft:PMGAFT",
+        "sim-clip": "zsrobust.methods.sim_clip:SimCLIP",
         "standard": "zsrobust.methods.standard:Standard",
         "tecoa": "zsrobust.methods.tecoa:TeCoA",
+        "tga-zsr": "zsrobust.methods.tga_zsr:TGAZSR",
+        "trades": "zsrobust.methods.trades:TRADES",
     },
 )

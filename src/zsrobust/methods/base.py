@@ -82,6 +82,7 @@ class Method(Protocol):
         adversarial: Whether there is an adversary; without one, ``points`` are the clean pixels.
         fewest: Images that a batch must have for the losses to say anything.
         labelled: Whether the losses read labels, true or pseudo.
+        one_label: Whether each image must have one label: soft ones will not do.
         anchor: Whose features of the clean images come with each batch as ``anchors``: those of the model being
             adapted (as it is at the beginning of the step), of the original, or None: nobody's.
     """
@@ -90,6 +91,7 @@ class Method(Protocol):
     adversarial: ClassVar[bool] = True
     fewest: ClassVar[int] = 1
     labelled: ClassVar[bool] = True
+    one_label: ClassVar[bool] = False
     anchor: ClassVar[Literal["adapted", "original"] | None] = None
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
@@ -142,3 +144,15 @@ def checked_positive(method: Method, option: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not (number and 0 < value < math.inf):  # type: ignore[operator]
         raise ConfigError(f"{method.name}'s {option} must be above 0, not {value!r}")
+
+
+def checked_weight(method: Method, option: str) -> None:
+    """Refuses an option of the method that is no number of at least 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    value: object = getattr(method, option)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value < math.inf):  # type: ignore[operator]
+        raise ConfigError(f"{method.name}'s {option} must be at least 0, not {value!r}")

@@ -29,6 +29,8 @@ def check(method: Method, labels: Labels) -> None:
         raise ConfigError(f"method '{method.name}' needs labels: true ones, or hard or soft pseudo-labels; not none")
     if labels in ("hard", "soft") and not method.labelled:
         raise ConfigError(f"method '{method.name}' reads no labels: leave labels at true, or say none; not {labels}")
+    if labels == "soft" and method.one_label:
+        raise ConfigError(f"method '{method.name}' needs one label for each image: true or hard ones, not soft")
 
 
 def check_batch(method: Method, most: int) -> None:

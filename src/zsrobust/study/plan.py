@@ -26,8 +26,6 @@ from zsrobust.threat import Threat, parse_eps
 Known = Callable[[Job], Outcome | None]
 """How a job ended; None: not yet."""
 
-_NOT_DECIDING = ("checkpoint_every", "log_every")
-
 
 @dataclass(frozen=True)
 class Search:
@@ -208,7 +206,8 @@ class Plan:
         adapt: Mapping[str, Any] = combination.adapt
         source = None
         if tune.source is not None:
-            other = read(tune.source, beside=self.recipe.folder, adapt=overrides)
+            beside = self.recipe.path.expanduser().parent if self.recipe.path is not None else None
+            other = read(tune.source, beside=beside, adapt=overrides)
             if other.tune is None or other.tune.source is not None:
                 raise ConfigError(f"{self.recipe.name}: tune: from: study '{other.name}' does not tune by itself")
             like = _most_alike(combination, combinations(other), f"{self.recipe.name}: tune: from: {other.name}")
@@ -243,7 +242,7 @@ class Plan:
             "tuning": dict(tuning.describe()),
             "attention": settings["attention"],
             "threads": self._threads,
-            **{name: value for name, value in how.items() if name not in _NOT_DECIDING},
+            **recipe.deciding(),
         }
         units = self._clock.adaptation(model, settings, method, task, held_out)
         return Job("adapted", key_of(content), content, settings, base=settings["model"], units=units)

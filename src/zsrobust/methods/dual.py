@@ -1,0 +1,86 @@
+"""Dual anchoring: held to the original in its features, in its predictions, and in how images relate. Our own.
+
+What FARE (arXiv 2402.12336) and AGFT (arXiv 2603.29410) do apart, in one unit: that of a logit. With unit features
+z_θ = f_θ/‖f_θ‖, z_0 of the model before adaptation, its logit scale s, unit text embeddings t_c, the images x_j of the
+batch, and x' = x + δ:
+
+    D(x, x') = s · (1 − z_θ(x')·z_0(x))                          features: no text, every direction alike
+    T(x, x') = KL(softmax_c(s · z_0(x)·t_c) ‖ softmax_c(s · z_θ(x')·t_c))        predictions over the training texts
+    R(x, x') = KL(softmax_j(s · z_0(x)·z_0(x_j)) ‖ softmax_j(s · z_θ(x')·z_0(x_j)))   predictions over the batch
+    L(x, x'; θ) = a·D + b·T + c·R + d·s·(1 − z_θ(x)·z_0(x))
+    min_θ  E_x  max_{‖δ‖ ≤ ε}  a·D + b·T + c·R
+
+No labels are read. ``docs/search.md`` has the search that set the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from zsrobust.losses import cosine, divergence
+from zsrobust.methods.base import Batch, Learner, Method, checked_scale, checked_weight
+
+
+@dataclass(frozen=True)
+class Dual(Method):
+    """Features, predictions and relations of the adversarial image, all towards the original's of the clean one.
+
+    Attributes:
+        features: Weight a of the features' distance.
+        text: Weight b of the divergence over the training texts.
+        relations: Weight c of the divergence over the images of the batch.
+        clean: Weight d of the clean image's features, which the adversary does not touch.
+        scale: s; None: the checkpoint's own.
+    """
+
+    fewest: ClassVar[int] = 2
+    labelled: ClassVar[bool] = False
+    anchor: ClassVar[Literal["original"]] = "original"
+
+    _: KW_ONLY
+    features: float = 1.0
+    text: float = 1.0
+    relations: float = 0.0
+    clean: float = 0.0
+    scale: float | None = None
+    name: str = "dual"
+
+    def __post_init__(self) -> None:
+        checked_scale(self)
+        for weight in ("features", "text", "relations", "clean"):
+            checked_weight(self, weight)
+
+    def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+        """a·D + b·T + c·R for each example: (B, 3, H, W) → (B,)."""
+        assert batch.anchors is not None
+        anchors, scale = batch.anchors.float(), learner.scale(self.scale)
+        found = learner.encoder.encode_pixels(points)
+        loss = self.features * scale * (1 - cosine(found, anchors))
+        if self.text:
+            loss = loss + self.text * divergence(learner.head(anchors, scale), learner.head(found, scale))
+        if self.relations:
+            with torch.autocast(found.device.type, enabled=False):
+                own = scale * normalize(anchors, dim=1)
+                before, now = normalize(anchors, dim=1) @ own.T, normalize(found.float(), dim=1) @ own.T
+            loss = loss + self.relations * divergence(before, now)
+        return loss
+
+    def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
+        """L for each example: (B, 3, H, W) → (B,)."""
+        assert batch.anchors is not None
+        loss = self.inner(learner, points, batch)
+        if self.clean:
+            kept = cosine(learner.encoder.encode_pixels(batch.pixels), batch.anchors)
+            loss = loss + self.clean * learner.scale(self.scale) * (1 - kept)
+        return loss
+
+    def describe(self) -> Mapping[str, object]:
+        """The weights and the scale."""
+        options = ("name", "features", "text", "relations", "clean", "scale")
+        return {option: getattr(self, option) for option in options}
