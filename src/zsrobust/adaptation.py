@@ -109,7 +109,7 @@ def adapt(
             for keys, pixels, truth in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
                 for group in optimizer.param_groups:
                     group["lr"] = group["factor"] * how.learning_rate(step, steps)
-                batch = _prepared(learner, method, pixels, truth, how)
+                batch = _prepared(learner, method, method.views(pixels, keys), truth, how)
                 points = _adversary(learner, method, attack, batch, keys, how.precision)
                 loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
                 guard.check(loss, step)

@@ -12,7 +12,8 @@ from typing import Any
 from zsrobust.api import Evaluation
 from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.errors import RunError
-from zsrobust.jobs import adapt_job, evaluate_job, load_model
+from zsrobust.jobs import adapt_job, evaluate_job
+from zsrobust.models import load_model
 from zsrobust.report import terminal
 from zsrobust.run_folder import FORMAT
 

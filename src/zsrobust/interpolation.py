@@ -24,6 +24,7 @@ from zsrobust.encoders.prompted import PromptedEncoder
 from zsrobust.errors import ConfigError, ModelError
 from zsrobust.evaluation import device_of, fingerprint_of
 from zsrobust.run_folder import versions
+from zsrobust.tuning.weights import writable
 
 REFERENCE = "WiSE-FT, arXiv 2109.01903"
 
@@ -115,7 +116,7 @@ def _check_prompts(original: Encoder, adapted: Encoder) -> None:
 
 def _towers(original: Encoder, adapted: Encoder) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """What is mixed, by name."""
-    first, second = (_parameters(end) for end in (original, adapted))
+    first, second = (dict(writable(end, "mixed").visual_parameters()) for end in (original, adapted))
     for name in sorted(first.keys() ^ second.keys()):
         if not name.startswith(_PIXEL):
             has, lacks = (original, adapted) if name in first else (adapted, original)
@@ -125,14 +126,6 @@ def _towers(original: Encoder, adapted: Encoder) -> tuple[dict[str, nn.Parameter
         if one != other:
             raise _different(original, adapted, f"{name} is {one} and {other}")
     return first, second
-
-
-def _parameters(encoder: Any) -> dict[str, nn.Parameter]:
-    if not isinstance(encoder, nn.Module) or not hasattr(encoder, "visual_parameters") or not hasattr(encoder, "copy"):
-        name = encoder.name
-        raise ModelError(f"'{name}' cannot be mixed: it must be a torch.nn.Module with visual_parameters() and copy()")
-    own: Any = encoder
-    return dict(own.visual_parameters())
 
 
 def _check_outside(original: Encoder, adapted: Encoder) -> None:

@@ -11,20 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
 from zsrobust.api import Evaluation, evaluate, resolve_attacks
 from zsrobust.attacks.binding import carry
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
-from zsrobust.encoders import ENCODERS, Encoder, load
+from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
 from zsrobust.evaluation import BATCH_SIZE, device_of
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Method
 from zsrobust.methods.targets import check
+from zsrobust.models import MODEL, load_model, named_after, what_was_found
 from zsrobust.passes import ROWS
 from zsrobust.recipe import Recipe
 from zsrobust.registry import Registry
@@ -34,9 +33,6 @@ from zsrobust.tasks import task as open_task
 from zsrobust.threat import Threat, parse_eps
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
-
-MODEL = "model"
-"""Where in its run folder an adapted model is."""
 
 Say = Callable[[str], None]
 
@@ -75,7 +71,7 @@ def adapt_job(
 
     Args:
         run: Run folder; one that was interrupted goes on.
-        model: What :func:`zsrobust.load` takes, or a folder of an earlier run, or an encoder.
+        model: A model as people write it (:mod:`zsrobust.models`), or an encoder.
         task: Name, TOML or folder of the task; one that is open already is used as it is, whatever the next six say.
         split: Its split.
         classes: Names for the prompts; empty: the task's own.
@@ -117,7 +113,13 @@ def adapt_job(
     )  # fmt: skip
     examples = task if isinstance(task, Task) else opened(split=split, limit=limit)
     watched = opened(split="validation", limit=held_out) if isinstance(held_out, int) else held_out
+    if isinstance(held_out, int) and watched is not None and len(watched) < held_out:
+        raise ConfigError(
+            f"held_out is {held_out:,}, but the validation split of '{watched.name}' has {len(watched):,}"
+        )
     encoder = load_model(model, device=device, attention=attention)
+    if found := what_was_found(encoder):
+        say(found)
     done, total = _steps_done(folder), how.epochs * math.ceil(len(examples) / how.batch_size)
     if done == total and (folder / MODEL).is_dir():
         # Nothing is left to do, but another configuration in this folder must still be refused.
@@ -125,7 +127,7 @@ def adapt_job(
             encoder, task=examples, attack=attack, method=learner, tuning=way, run=folder, progress=False, **recipe
         )
         say(f"Finished before, nothing to do: {folder / MODEL}")
-        return _loaded_name(adapted, folder)
+        return named_after(adapted, folder)
     images = f"{split}, {len(examples):,} images, {len(examples.class_names)} classes"
     say(f"Adapt  {encoder.name} on {examples.name} ({images})")
     say(f"       {_words(learner.describe())}, against {attack.name} within {ball.describe()}")
@@ -149,7 +151,7 @@ def adapt_job(
         write_atomically(folder / "config.yaml", config.encode())
     say(f"Done   {_last_metrics(folder)}")
     say(f"Model  {folder / MODEL}")
-    return _loaded_name(adapted, folder)
+    return named_after(adapted, folder)
 
 
 def training_attack(ball: Threat, steps: int, step_size: str | float | None = None) -> PGD:
@@ -224,40 +226,6 @@ def _last_metrics(folder: Path) -> str:
     )
 
 
-def choose_device(device: str) -> str:
-    """``"auto"`` is cuda where there is one, else the CPU. Apple's mps has to be asked for: it is not tested."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_model(model: str | Encoder, *, device: str = "auto", attention: str = "sdpa") -> Encoder:
-    """An encoder from what :func:`zsrobust.load` takes, or from a run folder of :func:`adapt_job`.
-
-    An adapted model is called after its run folder.
-
-    Raises:
-        ZSRobustError: as :func:`zsrobust.load`.
-    """
-    if not isinstance(model, str):
-        return model
-    folder = Path(model).expanduser()
-    if model in ENCODERS or not folder.is_dir():
-        return load(model, device=choose_device(device), attention=attention)
-    if not (folder / "config.json").exists() and (folder / MODEL).is_dir():
-        folder = folder / MODEL
-    elif not (folder / "config.json").exists() and (folder / "checkpoints").is_dir():
-        raise ModelError(f"{folder} is a run of adapt that is not finished: run its command again")
-    encoder = load(folder, device=choose_device(device), attention=attention)
-    return _loaded_name(encoder, folder.parent) if folder.name == MODEL else encoder
-
-
-def _loaded_name(encoder: Encoder, run: Path) -> Encoder:
-    named: Any = encoder
-    named.name = run.resolve().name
-    return encoder
-
-
 def evaluate_job(
     *,
     models: str | Encoder | Sequence[str | Encoder],
@@ -294,7 +262,7 @@ def evaluate_job(
     """Evaluates models into one run folder and writes its report.
 
     Args:
-        models: What :func:`zsrobust.load` takes, run folders of :func:`adapt_job`, or encoders.
+        models: Models as people write them (:mod:`zsrobust.models`), or encoders.
         tasks: Names, paths or tasks.
         run: Run folder; one that was interrupted goes on.
         attacks: Names, for example ``"pgd:20"`` and ``"autoattack"``.
@@ -342,6 +310,8 @@ def evaluate_job(
     )
     loaded = partial(load_model, device=device, attention=attention)
     encoders = [loaded(model) for model in given]
+    for line in filter(None, map(what_was_found, encoders)):
+        say(line)
     folder = Path(run)
     if (folder / "records.jsonl").exists():
         say(f"Going on with {folder}: what is there already is not computed again.")

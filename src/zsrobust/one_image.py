@@ -128,7 +128,7 @@ def attack_image(
     best = _first_success(attacks, model, pixels, truth, chosen, seed)
     adversarial = best.verdict.pixels
     rounded = eight_bit(attack.threat, adversarial, pixels)
-    perturbation, magnification = magnified(adversarial, pixels, attack.threat.eps)
+    perturbation, magnification = magnified(adversarial, pixels, attack.threat)
     return Attacked(
         attack=best.attack,
         class_names=names,
@@ -217,4 +217,6 @@ def describe_size(threat: Threat, size: float) -> str:
     """A size in words: ``4.0/255 at most in any channel of any pixel``, or a Euclidean length."""
     if threat.norm == "linf":
         return f"{size * 255:.1f}/255 at most in any channel of any pixel"
+    if threat.norm == "patch":
+        return f"inside one square of {100 * size:.3g} % of the area"
     return f"Euclidean length {size:.3g} over the image"

@@ -31,6 +31,9 @@ def test_plan_then_results_then_nothing_to_do(zsrobust: Zsrobust, recipe: Path) 
     assert result.status == 0
     assert [line.partition("  ")[0] for line in result.error.splitlines()] == [f"{i}/6" for i in range(1, 7)]
     assert "Results  runs/studies/small\nPage     runs/studies/index.html\nDocument study.md\n" in result.out
+    # It is no shipped study: what is to be run again is this file.
+    assert f"\nzsrobust study {recipe} --document FILE\n" in Path("study.md").read_text()
+    assert f"<code>zsrobust study {recipe}</code>" in Path("runs/studies/index.html").read_text()
     cells = json.loads(Path("runs/studies/small/cells.json").read_text())
     assert [cell["levels"] for cell in cells["cells"]] == [{}, {"loss": "TeCoA"}, {"loss": "clean"}]
     assert all((Path("runs/studies/small") / cell["run"] / "records.jsonl").exists() for cell in cells["cells"])
@@ -53,6 +56,7 @@ def test_a_part_and_then_the_rest(zsrobust: Zsrobust, recipe: Path) -> None:
     rest = zsrobust("study", recipe, "--jobs", "1", "--only", "loss=clean", "--dry_run")
     assert "1 cells to have, 0 of them there" in rest.out
     assert "1 runs of seed 0 on 6 held-out images, 1 of them there" in rest.out
+    assert "To do    0 adaptations and 1 evaluation, by this process" in rest.out
 
 
 def test_interrupted(zsrobust: Zsrobust, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +92,5 @@ def test_broken_yaml(refused: Refused, tmp_path: Path) -> None:
     assert refused("study", "bad.yaml").startswith("bad.yaml, line 2: not YAML")
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump([1]))
     assert refused("study", "bad.yaml").startswith("bad.yaml: must hold a study")
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    assert refused("study", "bad.yaml") == "study bad.yaml is not a text file"

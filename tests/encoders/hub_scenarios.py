@@ -74,6 +74,7 @@ def with_server(server: Hub) -> dict[str, dict[str, Any]]:
         "revision": attempt(server, "small/clip", revision="v9"),
         "openclip": attempt(server, "small/openclip"),
         "pickled": attempt(server, "small/pickled"),
+        "mirror": attempt(server, "hf-hub:small/mirror"),
     }
     for how in ("close", "reset"):
         forget()
@@ -86,6 +87,7 @@ def with_server(server: Hub) -> dict[str, dict[str, Any]]:
     forget()
     told["commit"] = attempt(server, "small/clip", revision=COMMIT)
     attempt(server, "small/clip")  # what the scenarios without a network find
+    attempt(server, "small/mirror")
     server.down = True
     told["down"] = attempt(server, "small/other")
     told["down-cached"] = attempt(server, "small/clip")
@@ -98,6 +100,7 @@ def without_server(server: Hub) -> dict[str, dict[str, Any]]:
     told = {
         "no-network": attempt(server, "small/other"),
         "no-network-cached": attempt(server, "small/clip"),
+        "mirror-cached": attempt(server, "small/mirror"),
     }
     with patched(constants, HF_HUB_OFFLINE=True):
         told["offline"] = attempt(server, "small/other")

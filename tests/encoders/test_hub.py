@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.encoders.foreign_files import openclip_folder
 from tests.encoders.hub_server import COMMIT
 from tests.encoders.small import save_clip
 
@@ -42,8 +43,13 @@ def told(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     openclip.mkdir()
     shutil.copy(repository / "config.json", openclip)
     (openclip / "open_clip_model.safetensors").write_bytes(b"x")
+    mirror = openclip_folder(work / "mirror", from_folder(repository).model, repository)
+    # as timm's mirrors are: a config.json of its own, and weights of the visual tower alone
+    (mirror / "config.json").write_text('{"architecture": "vit_base_patch32_clip_224"}')
+    (mirror / "model.safetensors").write_bytes(b"a visual tower for timm")
     repos = {
         "small/clip": repository,
+        "small/mirror": mirror,
         "small/pickled": pickled,
         "small/openclip": openclip,
         "small/gated": openclip,
@@ -80,6 +86,18 @@ def test_a_download_is_the_checkpoint_and_nothing_more(told: dict[str, Any], rep
     assert "model.safetensors" in fetched
     assert not {"pytorch_model.bin", "flax_model.msgpack"} & set(fetched)
     assert plain["stderr"] == ""
+
+
+def test_a_repository_of_open_clip(told: dict[str, Any]) -> None:
+    mirror = told["mirror"]
+    assert mirror["error"] is None
+    assert mirror["fingerprint"] == told["plain"]["fingerprint"]
+    assert mirror["provenance"]["format"] == "open_clip folder, flat layout"
+    assert (mirror["provenance"]["source"], mirror["provenance"]["revision"]) == ("small/mirror", COMMIT)
+    fetched = asked(mirror)
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"} <= set(fetched)
+    assert "model.safetensors" not in fetched
+    assert told["mirror-cached"]["fingerprint"] == mirror["fingerprint"]
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(told: dict[str, Any]) -> None:

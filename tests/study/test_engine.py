@@ -218,7 +218,7 @@ def test_studies_share_what_is_the_same_and_nothing_else(content: Content, folde
 def test_tuning_from_another_study(content: Content, folder: Path) -> None:
     (folder / "small.yaml").write_text(yaml.safe_dump(content))
     mine = content | {"tune": {"from": "small"}, "axes": {"eps": {"1": {"threat": "linf:1/255"}, "4": {}}}}
-    plan = plan_of(parse(mine, name="mine", folder=folder), folder)
+    plan = plan_of(parse(mine, name="mine", path=folder / "mine.yaml"), folder)
     theirs = plan_of(parse(content, name="small"), folder)
     searches, (tecoa, clean) = list(plan.searches.values()), list(theirs.searches.values())
     assert [search.source for search in searches] == ["small", "small"]
@@ -226,7 +226,7 @@ def test_tuning_from_another_study(content: Content, folder: Path) -> None:
     assert len(clean.trials) == 1
     alone = content | {"tune": {"from": "small"}, "axes": {}, "adapt": content["adapt"] | {"method": "coadv"}}
     with pytest.raises(ConfigError, match="small has nothing with method coadv and tuning full"):
-        plan_of(parse(alone, name="alone", folder=folder), folder)
+        plan_of(parse(alone, name="alone", path=folder / "alone.yaml"), folder)
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,25 @@ from zsrobust.jobs import expand_threats, make_method, make_tuning, training_att
 from zsrobust.methods.targets import check
 from zsrobust.recipe import Recipe
 from zsrobust.study.grid import combinations
-from zsrobust.study.recipe import read, shipped
+from zsrobust.study.recipe import read
 from zsrobust.tasks import names
 from zsrobust.tasks.suites import SUITES
 from zsrobust.threat import Threat
+from zsrobust.yaml_files import shipped
 
-EMBEDDED = sorted(name for name in shipped() if not name.endswith("-full"))
+EMBEDDED = sorted(name for name in shipped("studies") if not name.endswith("-full"))
 
 
 def test_every_study_of_the_issue_ships_in_two_sizes() -> None:
     assert EMBEDDED == [
-        "attack-dial", "attack-strength", "interpolation", "labels", "learning-rate", "main-table", "prompt-design",
+        "attack-dial", "attack-strength", "interpolation", "labels", "learning-rate", "main-table", "methods",
+        "methods-autoattack", "prompt-design",
         "training-size",
     ]  # fmt: skip
-    assert sorted(shipped()) == sorted([*EMBEDDED, *(f"{name}-full" for name in EMBEDDED)])
+    assert sorted(shipped("studies")) == sorted([*EMBEDDED, *(f"{name}-full" for name in EMBEDDED)])
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(shipped("studies")))
 def test_everything_that_a_study_names_can_be_built(name: str) -> None:
     recipe = read(name)
     for combination in combinations(recipe):
@@ -51,16 +53,16 @@ def test_the_full_version_asks_the_same_question(name: str) -> None:
     asked, repeated = ([claim["claim"] for claim in study.content["claims"]] for study in (embedded, full))
     assert asked == repeated
     for study in (embedded, full):
-        header = shipped()[study.name].partition("\ntitle:")[0]
+        header = shipped("studies")[study.name].partition("\ntitle:")[0]
         assert f"zsrobust study {study.name}" in header
-    assert "Hardware" in shipped()[f"{name}-full"]
-    assert "Hours" in shipped()[f"{name}-full"]
+    assert "Hardware" in shipped("studies")[f"{name}-full"]
+    assert "Hours" in shipped("studies")[f"{name}-full"]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_embedded_cell_is_as_large_as_it_says(name: str) -> None:
     recipe = read(name)
-    assert recipe.evaluate["limit"] == (40 if name == "attack-dial" else 200)
+    assert recipe.evaluate["limit"] == {"attack-dial": 40, "methods-autoattack": 25}.get(name, 200)
     for combination in combinations(recipe):
         settings = combination.adapt
         assert settings["limit"] >= 2000 or name == "training-size"

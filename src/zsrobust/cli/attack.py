@@ -78,7 +78,7 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--seed {options.seed} must not be negative")
     from zsrobust.api import resolve_attacks
     from zsrobust.cli.attack_words import tell, write
-    from zsrobust.jobs import load_model
+    from zsrobust.models import load_model
     from zsrobust.one_image import attack_image
     from zsrobust.threat import Threat, parse_eps
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+from zsrobust import hints
 
 Kind = Literal["value", "flag", "list", "mapping"]
 
@@ -63,10 +63,10 @@ def also(*names: str) -> dict[str, Any]:
 
 def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
     """Name → option, nested dataclasses flattened."""
-    hints = get_type_hints(cls)
+    typed = get_type_hints(cls)
     found: dict[str, Option] = {}
     for field in dataclasses.fields(cls):
-        hint, name = hints[field.name], prefix + field.name
+        hint, name = typed[field.name], prefix + field.name
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
             found |= options_of(hint, f"{name}.")
@@ -77,29 +77,9 @@ def options_of(cls: type, prefix: str = "") -> dict[str, Option]:
 
 
 def _kind(hint: Any) -> Kind:
-    origins = {get_origin(part) or part for part in _parts(hint)}
-    kinds: Mapping[Any, Kind] = {bool: "flag", list: "list", dict: "mapping"}
-    return next((kind for origin, kind in kinds.items() if origin in origins), "value")
-
-
-def expected(hint: Any) -> str:
-    """A type in plain words, for a message: ``a whole number``, ``one of sgd, adamw``."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
-    parts = []
-    for part in _parts(hint):
-        if get_origin(part) is Literal:
-            parts.append(f"one of {', '.join(map(str, get_args(part)))}")
-        elif get_origin(part) is list:
-            items = {str: "texts", int: "whole numbers"}.get(get_args(part)[0], "values")
-            parts.append(f"a list of {items}")
-        elif get_origin(part) is dict:
-            parts.append("names with values")
-        else:
-            parts.append(words.get(part, str(part)))
-    return " or ".join(parts)
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of anything else, itself."""
-    is_union = get_origin(hint) not in (None, list, dict, Literal)
-    return get_args(hint) if is_union else (hint,)
+    allowed = hints.members(hint)
+    if bool in allowed:
+        return "flag"
+    if any(map(hints.is_list, allowed)):
+        return "list"
+    return "mapping" if any(map(hints.is_mapping, allowed)) else "value"

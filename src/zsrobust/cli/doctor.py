@@ -174,7 +174,7 @@ def _transformers() -> str:
 
 def _device() -> str:
     torch = importlib.import_module("torch")
-    from zsrobust.jobs import choose_device
+    from zsrobust.models import choose_device
 
     used = choose_device("auto")
     if used == "cuda":
@@ -191,7 +191,7 @@ def _device() -> str:
 def _passes_of(precision: str) -> str:
     """A small transformer forward and backward to the pixels, as an attack does it."""
     torch = importlib.import_module("torch")
-    from zsrobust.jobs import choose_device
+    from zsrobust.models import choose_device
 
     device = choose_device("auto")
     torch.manual_seed(0)

@@ -15,8 +15,9 @@ from zsrobust.errors import ConfigError
 class EvaluateOptions(EvaluateSettings):
     """Measure clean and robust accuracy, task by task.
 
-    MODEL is a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id. Several
-    models are compared in one report. The same command again goes on where it stopped.
+    MODEL is a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id;
+    a checkpoint file with its options (file.pt:base=MODEL:activation=quick_gelu:size=336); and behind a test-time
+    defence MODEL+ttc. Several models are compared in one report. The same command again goes on where it stopped.
     """
 
     models: list[str] = field(default_factory=list, metadata=also("model") | WHOLE)

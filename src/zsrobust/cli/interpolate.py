@@ -48,7 +48,8 @@ def run(options: InterpolateOptions) -> None:
     if options.out is None:
         raise ConfigError("no folder given: --out FOLDER")
     from zsrobust.interpolation import interpolate
-    from zsrobust.jobs import load_model, save
+    from zsrobust.jobs import save
+    from zsrobust.models import load_model
 
     places = _places([_number(text) for text in options.alpha], Path(options.out).expanduser())
     _keep_apart(options.models, list(places.values()))
@@ -114,7 +115,7 @@ def _what(provenance: Mapping[str, object]) -> list[object]:
 
 def _keep_apart(models: Sequence[str], places: Sequence[Path]) -> None:
     """Saving replaces an earlier model at once: it must not be one of those that are mixed."""
-    from zsrobust.jobs import MODEL
+    from zsrobust.models import MODEL
 
     given = {
         path.resolve() for model in models for path in (Path(model).expanduser(), Path(model).expanduser() / MODEL)

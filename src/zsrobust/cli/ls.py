@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsrobust.cli.command import Command
-from zsrobust.cli.files import recipes
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.registry import Registry
+from zsrobust.yaml_files import shipped
 
 
 @dataclass(kw_only=True)
 class LsOptions:
     """List what there is.
 
-    KIND is tasks, suites (of tasks), methods, tunings (ways of adapting), attacks, models, recipes, studies or
-    references (published numbers).
+    KIND is tasks, suites (of tasks), methods, tunings (ways of adapting), defences, attacks, models, recipes, studies
+    or references (published numbers).
     """
 
     what: str | None = None
-    """tasks, suites, methods, tunings, attacks, models, recipes, studies or references; also written without --what."""
+    """One of these kinds; also written without --what."""
 
 
 COMMAND = Command(
@@ -74,7 +74,7 @@ def _suites() -> list[tuple[str, str]]:
 def _methods() -> list[tuple[str, str]]:
     from zsrobust.methods import METHODS
 
-    return _registered(METHODS)
+    return [(name, _first_line(METHODS.address(name)) + _fields(METHODS.address(name))) for name in METHODS]
 
 
 def _attacks() -> list[tuple[str, str]]:
@@ -95,8 +95,14 @@ def _tunings() -> list[tuple[str, str]]:
     return [(name, _class_line(TUNINGS.address(name))) for name in TUNINGS]
 
 
+def _defences() -> list[tuple[str, str]]:
+    from zsrobust.defences import DEFENCES
+
+    return [(name, _first_line(DEFENCES.address(name)) + _arguments(DEFENCES.address(name))) for name in DEFENCES]
+
+
 def _studies() -> list[tuple[str, str]]:
-    return _titled(recipes("studies"))
+    return _titled(shipped("studies"))
 
 
 def _references() -> list[tuple[str, str]]:
@@ -106,7 +112,7 @@ def _references() -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    return _titled(recipes())
+    return _titled(shipped())
 
 
 def _titled(texts: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -121,6 +127,7 @@ KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "attacks": _attacks,
     "models": _models,
     "tunings": _tunings,
+    "defences": _defences,
     "recipes": _recipes,
     "studies": _studies,
     "references": _references,
@@ -130,12 +137,16 @@ NOTES = {
     "hub:owner/name.",
     "suites": "A suite's name stands for its tasks wherever several are taken: zsrobust evaluate --tasks paper15, "
     "zsrobust data check paper16.",
-    "models": "A model is also a local folder in the Hugging Face layout, a run of 'zsrobust adapt', or a hub id "
-    "such as openai/clip-vit-base-patch32.",
+    "models": "A model is also a local folder in the Hugging Face or open_clip layout, a run of 'zsrobust adapt', a "
+    "hub id such as openai/clip-vit-base-patch32, or a checkpoint file with its options, as in "
+    "fare.pt:base=openai/clip-vit-large-patch14. MODEL+ttc is a model behind a test-time defence.",
     "attacks": "NAME:option=value sets an option in brackets, as in apgd:ce:steps=50; several follow each other. A "
     "number right after pgd or cw is the steps, as in pgd:20, and what follows transfer is a model. The options of "
     "zsrobust evaluate with these names set them for all attacks that have them.",
     "tunings": "zsrobust adapt --tuning NAME --tuning_options.OPTION VALUE; the options are in brackets.",
+    "methods": "zsrobust adapt --method NAME --method_options.OPTION VALUE; the options are in brackets.",
+    "defences": "MODEL+NAME:option=value is a model with a defence in front of it, wherever a model is taken, as in "
+    "tiny+ttc:steps=3; the options are in brackets.",
     "recipes": "zsrobust adapt RECIPE uses one; 'demo' belongs to zsrobust demo.",
     "studies": "zsrobust study NAME runs one; --dry_run says how long it takes here.",
     "references": "Published numbers; a report shows one beside yours where model, task, threat and attack match.",
@@ -157,14 +168,33 @@ def _with_options(address: str) -> str:
 
 
 def _class_line(address: str) -> str:
-    """The first line of a class, and its options: its fields but for the name."""
+    """The first line of a class, and its options."""
     _, found = _source(address)
     if not isinstance(found, ast.ClassDef):
         return _first_line(address)
-    fields = [n.target.id for n in found.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    options = ", ".join(name for name in fields if name not in ("name", "_"))
     text = (ast.get_docstring(found) or "").partition("\n")[0].replace("``", "")
-    return text + (f" [{options}]" if options else "")
+    return text + _fields(address)
+
+
+def _fields(address: str) -> str:
+    """The options of a dataclass in brackets: its own fields but for the name."""
+    _, found = _source(address)
+    body = found.body if isinstance(found, ast.ClassDef) else []
+    fields = [n for n in body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n.annotation)]
+    return _bracketed([n.target.id for n in fields if isinstance(n.target, ast.Name)], "name", "_")
+
+
+def _arguments(address: str) -> str:
+    """The options of a class in brackets: what it takes by keyword."""
+    _, found = _source(address)
+    body = found.body if isinstance(found, ast.ClassDef) else []
+    made = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    return _bracketed([argument.arg for one in made for argument in one.args.kwonlyargs])
+
+
+def _bracketed(names: list[str], *without: str) -> str:
+    kept = ", ".join(name for name in names if name not in without)
+    return f" [{kept}]" if kept else ""
 
 
 def _first_line(address: str) -> str:

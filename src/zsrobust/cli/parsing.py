@@ -16,8 +16,9 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from zsrobust.cli import files, tokens
-from zsrobust.cli.command import Command, Option, expected, options_of
+from zsrobust.cli.command import Command, Option, options_of
 from zsrobust.errors import ConfigError
+from zsrobust.hints import in_words
 
 
 class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -130,12 +131,12 @@ def _mistake(
         return ConfigError(" ".join(message.split()))
     if known.name in words.values:
         given = ",".join(words.values[known.name])
-        return ConfigError(f"option --{known.name} must be {expected(known.hint)}, not '{given}'")
+        return ConfigError(f"option --{known.name} must be {in_words(known.hint)}, not '{given}'")
     for spec, content in reversed(list(configs.items())):
         value = _look_up(content, known.name)
         if value is not None:
-            return ConfigError(f"{spec}: {known.name} must be {expected(known.hint)}, not {value!r}")
-    return ConfigError(f"{known.name} must be {expected(known.hint)}")
+            return ConfigError(f"{spec}: {known.name} must be {in_words(known.hint)}, not {value!r}")
+    return ConfigError(f"{known.name} must be {in_words(known.hint)}")
 
 
 def _look_up(content: Mapping[str, Any], name: str) -> Any:

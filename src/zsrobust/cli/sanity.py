@@ -19,8 +19,9 @@ class SanityOptions:
     """
 
     model: str | None = None
-    """Model: a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id; also
-    written without --model."""
+    """Model: a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt'), a hub id, or a
+    checkpoint file with its options (file.pt:base=MODEL); MODEL+ttc is behind a defence. Also written without --model.
+    """
     task: str | None = field(default=None, metadata=also("tasks"))
     """Task to take images from (see 'zsrobust ls tasks')."""
     threat: str = "linf:1/255:native"
@@ -66,7 +67,7 @@ def run(options: SanityOptions) -> int:
 
     from zsrobust.api import resolve_tasks
     from zsrobust.check_up import CHECKS, sanity
-    from zsrobust.jobs import load_model
+    from zsrobust.models import load_model
     from zsrobust.run_folder import write_atomically
 
     tasks = resolve_tasks([options.task], split=options.split, data=options.data)

@@ -13,7 +13,8 @@ class AdaptSettings:
     """How to adapt."""
 
     model: str = "tiny"
-    """Model to adapt: a name (see 'zsrobust ls models'), a folder, or a hub id (owner/name)."""
+    """Model to adapt: a name (see 'zsrobust ls models'), a folder, a hub id (owner/name), or a checkpoint file
+    with its options (file.pt:base=MODEL)."""
     task: str = "world-compositions"
     """Task to adapt on: a name (see 'zsrobust ls tasks'), a TOML file, or a folder with one folder of images a
     class."""
@@ -82,15 +83,16 @@ class EvaluateSettings:
 
     tasks: list[str] = field(default_factory=list, metadata=also("task"))
     """Tasks: names (see 'zsrobust ls tasks') or a suite such as paper15 (see 'zsrobust ls suites'), TOML files, a
-    folder of TOML files, or folders with one folder of images a class; a,b is two."""
+    folder of TOML files, or folders with one folder of images a class; a,b is two. digits@noise-3 is a task under a
+    natural corruption at strength 3 of 5."""
     attacks: list[str] = field(default_factory=lambda: ["pgd:20"], metadata=also("attack"))
     """Attacks (see 'zsrobust ls attacks'), each NAME[:WORD][:option=value]; what counts as robust survives all."""
     mode: Literal["exact", "fast", "float32"] = "exact"
     """exact (every attack in float32; in the standard suites a bfloat16 scout goes ahead, to save time), fast
     (bfloat16; a break counts only if float32 confirms it) or float32 (no bfloat16 at all)."""
     threat: list[str] = field(default_factory=lambda: ["linf:1/255:native"], metadata=also("threats"))
-    """What the adversary may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native
-    (the task's own resolution) or model (the model's input size)."""
+    """What the adversary may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), or patch, EPS a
+    part of the area (0.05); and native (the task's own resolution) or model (the model's input size)."""
     eps: list[str | int | float] = field(default_factory=list)
     """Several EPS in pixel range 0..1 in place of the threat's, for a curve: 0,1/255,2/255,4/255."""
     space: Literal["native", "model"] | None = None

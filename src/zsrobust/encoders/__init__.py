@@ -7,6 +7,8 @@ arguments and returns an :class:`Encoder`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,39 +32,109 @@ def load(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
+    base: str | Path | Encoder | None = None,
+    activation: str | None = None,
+    size: int | None = None,
 ) -> Encoder:
     """The encoder called ``name_or_path``: float32, frozen, in evaluation mode, on ``device``.
 
+    The format of a checkpoint is told from its contents; ``provenance["format"]`` says what was found where it is not a
+    folder of Hugging Face's, and ``provenance["conversion"]`` what was decided on the way, and by whom.
+
     Args:
-        name_or_path: A registered name (``"tiny"``), a local folder in the Hugging Face layout (a prompted model is
-            opened with its prompt), or a hub id
-            (``"openai/clip-vit-base-patch32"``). What starts with ``.``, ``/`` or ``~`` or exists as a folder
-            is a folder; a registered name goes before a folder of the same name.
+        name_or_path: A registered name (``"tiny"``), a local folder in the layout of Hugging Face (a prompted model is
+            opened with its prompt) or of open_clip, a weight file (a full model of open_clip or OpenAI; a visual tower
+            alone, as the robust-CLIP repositories publish them; a checkpoint of the TeCoA paper's code), or a hub id
+            (``"openai/clip-vit-base-patch32"``) of either layout. What starts with ``.``, ``/`` or ``~`` or exists is a
+            path; a registered name goes before a path of the same name.
         revision: Branch, tag or commit of a hub id.
         device: Where the weights go.
         attention: ``"sdpa"``, or ``"eager"`` (faster in bfloat16 on CPUs).
+        base: For a visual tower or prompts alone: the model they were trained on, which gives everything else. For
+            open_clip's formats: a model whose tokenizer is used if the checkpoint brings none.
+        activation: ``"quick_gelu"`` or ``"gelu"``: needed for a full model in a single file, which does not say its
+            own; elsewhere it has to agree with what is known.
+        size: Side of the images in pixels: position embeddings are interpolated, and the preprocessing changed with
+            them. None: as the checkpoint has it.
 
     Raises:
-        UnknownName: A bare word that is neither registered nor a folder.
-        ConfigError: An option that does not apply.
+        UnknownName: A bare word that is neither registered nor a path.
+        ConfigError: An option that does not apply, is missing, or contradicts the checkpoint.
         ModelError: The checkpoint is missing, broken, of an unsupported kind, or would have to run code.
     """
     target = _device(device)
     given = str(name_or_path)
+    if isinstance(name_or_path, str) and given not in ENCODERS:
+        given = given.removeprefix("hf-hub:")
     from_hub = False
+    options = _Options(attention, base, activation)
     if isinstance(name_or_path, str) and given in ENCODERS:
-        encoder = _registered(given, attention)
-    elif isinstance(name_or_path, Path) or _is_folder(given):
-        from zsrobust.encoders.prompted import from_folder
+        encoder = _agreeing(_registered(given, attention), options, given)
+    elif Path(given).expanduser().is_file():
+        from zsrobust.encoders import foreign
 
-        encoder = from_folder(Path(given).expanduser(), attention=attention)
+        path = Path(given).expanduser()
+        encoder = foreign.from_file(path, base=options.model(), activation=activation, attention=attention)
+    elif isinstance(name_or_path, Path) or _is_folder(given):
+        encoder = _from_folder(Path(given).expanduser(), options, name=None, provenance=None)
     elif "/" in given:
-        encoder, from_hub = _from_hub(given, revision, attention), True
+        encoder, from_hub = _from_hub(given, revision, options), True
     else:
         raise UnknownName("model", given, ENCODERS, also="there is no folder of that name, and a hub id is owner/name")
     if revision is not None and not from_hub:
         raise ConfigError(f"revision '{revision}' was given, but '{given}' is not a hub id")
-    return _moved(encoder, target)
+    return _moved(encoder if size is None else _sized(encoder, size), target)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What decides how a checkpoint is read."""
+
+    attention: str
+    base: str | Path | Encoder | None
+    activation: str | None
+
+    def model(self) -> Encoder | None:
+        """The base, opened."""
+        return load(self.base) if isinstance(self.base, str | Path) else self.base
+
+
+def _from_folder(
+    folder: Path, options: _Options, *, name: str | None, provenance: Mapping[str, object] | None
+) -> Encoder:
+    from zsrobust.encoders import foreign, prompted
+
+    attention = options.attention
+    if foreign.is_openclip(folder):
+        return foreign.from_folder(
+            folder, base=options.model(), activation=options.activation, attention=attention, name=name,
+            provenance=provenance,
+        )  # fmt: skip
+    found = prompted.from_folder(folder, name=name, provenance=provenance, attention=attention)
+    return _agreeing(found, options, folder.name)
+
+
+def _agreeing(encoder: Encoder, options: _Options, given: str) -> Encoder:
+    """The encoder itself, where the options have nothing to add to it."""
+    if options.base is not None:
+        raise ConfigError(f"base was given, but '{given}' is a whole model: base is for towers, prompts and open_clip")
+    if options.activation is not None:
+        from zsrobust.encoders.activations import activation_of, agreed, checked
+
+        model = getattr(getattr(encoder, "base", encoder), "model", None)
+        if getattr(getattr(model, "config", None), "model_type", None) != "clip":
+            raise ConfigError(f"activation was given, but '{given}' is no CLIP of transformers")
+        agreed(checked(options.activation), activation_of(model), said_by=f"the config of {given}")
+    return encoder
+
+
+def _sized(encoder: Encoder, size: int) -> Encoder:
+    from zsrobust.encoders.huggingface import HuggingFaceEncoder
+    from zsrobust.encoders.positions import resized
+
+    if not isinstance(encoder, HuggingFaceEncoder):
+        raise ConfigError(f"size={size} was given, but {encoder.name} is not a plain CLIP or SigLIP of transformers")
+    return resized(encoder, size)
 
 
 def _registered(name: str, attention: str) -> Encoder:
@@ -82,15 +154,14 @@ def _is_folder(given: str) -> bool:
     return given.startswith((".", "/", "~")) or "\\" in given or given.count("/") > 1 or Path(given).is_dir()
 
 
-def _from_hub(repo: str, revision: str | None, attention: str) -> Encoder:
+def _from_hub(repo: str, revision: str | None, options: _Options) -> Encoder:
     if not _HUB_ID.fullmatch(repo):
         raise ModelError(f"'{repo}' is neither a folder nor a hub id (owner/name)")
     from zsrobust.encoders import hub
-    from zsrobust.encoders.prompted import from_folder
 
     folder, commit = hub.fetch(repo, revision=revision)
     source = {"source": repo, "revision": commit}
-    return from_folder(folder, name=repo, provenance=source, attention=attention)
+    return _from_folder(folder, options, name=repo, provenance=source)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zsrobust.encoders.preprocessing import read_json
 from zsrobust.errors import ModelError
 
 ATTEMPTS = 4
@@ -26,6 +27,10 @@ _SMALL_FILES = (
     "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "tokenizer.model",
 )  # fmt: skip
+
+OPENCLIP_CONFIG = "open_clip_config.json"
+OPENCLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""As src/open_clip/constants.py of mlfoundations/open_clip names them."""
 
 T = TypeVar("T")
 
@@ -70,7 +75,7 @@ def fetch(repo: str, *, revision: str | None = None) -> tuple[Path, str]:
 
 def _fetch(repo: str, revision: str | None) -> Path:
     import httpx2
-    from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub import HfApi, errors
 
     from zsrobust.encoders.weights import wanted_files
 
@@ -83,9 +88,17 @@ def _fetch(repo: str, revision: str | None) -> Path:
             raise
         return _from_cache(repo, revision, error)
     names = [entry.rfilename for entry in info.siblings or []]
+    if wanted := _openclip_files(repo, names, info.sha):
+        return _downloaded(repo, revision, wanted)
     if "config.json" not in names:
         raise ModelError(f"'{repo}' has no config.json: not a transformers checkpoint ({', '.join(names[:5])})")
     wanted = [name for name in _SMALL_FILES if name in names] + wanted_files(names, where=f"'{repo}'")
+    return _downloaded(repo, revision, wanted)
+
+
+def _downloaded(repo: str, revision: str | None, wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     download = _retried(
         lambda: snapshot_download(repo, revision=revision, allow_patterns=wanted, tqdm_class=_bar_class()),
         f"downloading '{repo}'",
@@ -93,15 +106,48 @@ def _fetch(repo: str, revision: str | None) -> Path:
     return Path(download)
 
 
+def _openclip_files(repo: str, names: list[str], revision: str | None) -> list[str]:
+    """What to fetch of a repository in open_clip's layout; nothing where it is in transformers' as well."""
+    from huggingface_hub import hf_hub_download
+
+    weights = [name for name in OPENCLIP_WEIGHTS if name in names][:1]
+    if OPENCLIP_CONFIG not in names or not weights:
+        return []
+    if "config.json" in names:
+        # timm's mirrors have a config.json of timm, and a model.safetensors that is a visual tower alone.
+        path = _retried(lambda: hf_hub_download(repo, "config.json", revision=revision), f"downloading '{repo}'")
+        if read_json(Path(path)).get("model_type") is not None:
+            return []
+    return [OPENCLIP_CONFIG, *weights, *(name for name in _SMALL_FILES if name in names)]
+
+
+TOKENIZERS = ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14")
+"""All with the one vocabulary of CLIP."""
+
+
+def cached_tokenizer() -> Path | None:
+    """A folder in the local cache with CLIP's tokenizer, if one of :data:`TOKENIZERS` was ever fetched; no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repo in TOKENIZERS:
+        found = try_to_load_from_cache(repo, "tokenizer.json")
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
 def _from_cache(repo: str, revision: str | None, error: Exception) -> Path:
     """The snapshot of an earlier download; ``error`` (why the hub cannot be asked) if there is none."""
     from huggingface_hub import errors, snapshot_download
 
-    for weights in (["model*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]):
+    for config, weights in (
+        ("config.json", ["model*.safetensors", "model.safetensors.index.json"]),
+        ("config.json", ["pytorch_model*.bin*"]),
+        (OPENCLIP_CONFIG, [OPENCLIP_WEIGHTS[0]]),
+        (OPENCLIP_CONFIG, [OPENCLIP_WEIGHTS[1]]),
+    ):
         try:
-            found = snapshot_download(
-                repo, revision=revision, local_files_only=True, allow_patterns=["config.json", *weights]
-            )
+            found = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[config, *weights])
         except errors.LocalEntryNotFoundError:
             continue
         if any(Path(found).glob(weights[0])):

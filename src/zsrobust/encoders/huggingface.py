@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zsrobust.encoders import golden, saving, tower, weights
 from zsrobust.encoders import preprocessing as images
-from zsrobust.encoders import saving, tower, weights
 from zsrobust.encoders import texts as prompts
 from zsrobust.encoders.lowered import Lowered
 from zsrobust.errors import ConfigError, ModelError
@@ -206,7 +206,9 @@ class HuggingFaceEncoder(nn.Module):
         """
         story = {**self.provenance, **(provenance or {})}
         with quiet():
-            return saving.write(Path(folder), self.model, self.reader.tokenizer, self.preprocessing, story)
+            return saving.write(
+                Path(folder), self.model, self.reader.tokenizer, self.preprocessing, story, vector=golden.golden(self)
+            )
 
 
 def digest(state: Mapping[str, Tensor], extra: str) -> str:
@@ -242,7 +244,9 @@ def from_folder(
     """
     if saving.holds_prompt(folder):
         raise ModelError(f"{folder.name} holds a prompted model: open it with zsrobust.load")
-    return backbone(folder, name=name, provenance=provenance, attention=attention)
+    encoder = backbone(folder, name=name, provenance=provenance, attention=attention)
+    saving.check_golden(encoder, folder)
+    return encoder
 
 
 def backbone(
@@ -255,8 +259,9 @@ def backbone(
         raise ModelError(f"model folder '{folder}' does not exist")
     family = _family(folder)
     with quiet():
-        model_class = _model_class(family)
-        model = _build(model_class, folder, attention)
+        model_class = model_class_of(family)
+        config = _config(model_class, folder)
+        model = assembled(model_class, config, weights.read(folder), folder.name, attention)
         size = model.config.vision_config.image_size
         input_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         prepared = images.read(folder, family=family, input_size=input_size)
@@ -286,7 +291,8 @@ def _family(folder: Path) -> str:
     return str(family)
 
 
-def _model_class(family: str) -> Any:
+def model_class_of(family: str) -> Any:
+    """Transformers' class of a family, or why it cannot be imported."""
     try:
         import transformers
 
@@ -309,17 +315,37 @@ def _causes(error: BaseException | None) -> str:
     return text
 
 
-def _build(model_class: Any, folder: Path, attention: str) -> Any:
-    """The model with exactly the checkpoint's tensors: no name missing, left over or of another shape."""
-    state = weights.read(folder)
+def _config(model_class: Any, folder: Path) -> Any:
     try:
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        return model_class.config_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a config.json with impossible numbers fails in as many ways as there are numbers
+        raise ModelError(_unusable(folder.name, error)) from error
+
+
+def _unusable(where: str, error: Exception) -> str:
+    return f"{where}: config.json cannot be used: {' '.join(str(error).split())[:200]}"
+
+
+def assembled(model_class: Any, config: Any, state: Mapping[str, Tensor], where: str, attention: str) -> Any:
+    """The model with exactly these tensors: no name missing, left over or of another shape.
+
+    Args:
+        model_class: ``CLIPModel`` or ``SiglipModel`` of transformers.
+        config: Its configuration.
+        state: float32 weights by transformers' names.
+        where: Whose weights they are, for messages.
+        attention: ``"sdpa"`` or ``"eager"``.
+
+    Raises:
+        ModelError: They do not fit.
+    """
+    try:
         model, info = model_class.from_pretrained(
-            None, config=config, state_dict=state, dtype=torch.float32, attn_implementation=attention,
+            None, config=config, state_dict=dict(state), dtype=torch.float32, attn_implementation=attention,
             ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True,
         )  # fmt: skip
-    except Exception as error:  # a config.json with impossible numbers fails in as many ways as there are numbers
-        raise ModelError(f"{folder.name}: config.json cannot be used: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # as above
+        raise ModelError(_unusable(where, error)) from error
     problems = (
         ("missing", "missing_keys"),
         ("unexpected", "unexpected_keys"),
@@ -331,7 +357,7 @@ def _build(model_class: Any, folder: Path, attention: str) -> Any:
         if info[key]
     ]
     if found or info.get("error_msgs"):
-        raise ModelError(f"the weights of {folder.name} do not fit its config.json: {', '.join(found) or 'unreadable'}")
+        raise ModelError(f"the weights of {where} do not fit its config.json: {', '.join(found) or 'unreadable'}")
     return model
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zsrobust.encoders import huggingface, saving, tower
+from zsrobust.encoders.golden import golden
 from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.encoders.preprocessing import read_json
 from zsrobust.encoders.visual_prompts import AddedPixels, AddedTokens, PixelLayout, TokenLayout
@@ -194,7 +195,9 @@ class PromptedEncoder(nn.Module):
         base, prompt = self.base, {name: value.detach().cpu().contiguous() for name, value in self.prompt_parameters()}
         told = {**self.provenance, **(provenance or {}), saving.PROMPT: self.describe_prompt()}
         with huggingface.quiet():
-            return saving.write(Path(folder), base.model, base.reader.tokenizer, base.preprocessing, told, prompt)
+            return saving.write(
+                Path(folder), base.model, base.reader.tokenizer, base.preprocessing, told, prompt, vector=golden(self)
+            )
 
 
 def from_folder(
@@ -219,6 +222,37 @@ def from_folder(
     except ConfigError as error:
         raise ModelError(f"the prompt in {folder.name}/{saving.STORY} cannot be used: {error}") from error
     _fill(dict(encoder.prompt_parameters()), folder)
+    saving.check_golden(encoder, folder)
+    return encoder
+
+
+def with_prompt(base: HuggingFaceEncoder, prompts: Mapping[str, Tensor]) -> PromptedEncoder:
+    """``base`` with prompts in the layout of the TeCoA paper's code, by our names.
+
+    Args:
+        base: The model without them; it is taken over.
+        prompts: ``pixel.top``, ``pixel.bottom`` (3, P, W), ``pixel.left``, ``pixel.right`` (3, H − 2P, P), added after
+            normalisation; ``tokens.tokens`` (1, count, width), and ``tokens.position`` (count, width).
+
+    Raises:
+        ModelError: They do not fit the base.
+    """
+    top, tokens = prompts.get("pixel.top"), prompts.get("tokens.tokens")
+    position = "learned" if "tokens.position" in prompts else "none"
+    try:
+        pixel = None if top is None else AddedPixels(PixelLayout("frame", width=top.shape[1]), base.input_size)
+        layout = None if tokens is None else TokenLayout(tokens.shape[1], position=position)
+        added = None if layout is None else AddedTokens(layout, *tower.blocks_and_width(base.model))
+        encoder = PromptedEncoder(base, pixel, added)
+    except ConfigError as error:
+        raise ModelError(f"the prompts do not fit the base {base.name}: {error}") from error
+    for name, parameter in encoder.prompt_parameters():
+        tensor = prompts[name.removeprefix(f"{saving.PROMPT}.")]
+        if tensor.shape != parameter.shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(parameter.shape)}"
+            raise ModelError(f"the prompts do not fit the base {base.name}: {name} is {shapes}")
+        with torch.no_grad():
+            parameter.copy_(tensor)
     return encoder
 
 

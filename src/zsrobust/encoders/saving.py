@@ -14,12 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsrobust.encoders import golden
 from zsrobust.encoders.preprocessing import read_json
 from zsrobust.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zsrobust.encoders.base import Encoder
     from zsrobust.encoders.preprocessing import Preprocessing
 
 STORY = "zsrobust.json"
@@ -27,6 +29,7 @@ FORMAT = "zsrobust.model/1"
 PROMPT = "prompt"
 """In zsrobust.json: what the prompt is."""
 PROMPT_FILE = "prompt.safetensors"
+GOLDEN = golden.KEY
 
 
 def story(folder: Path, origin: Mapping[str, object]) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def story(folder: Path, origin: Mapping[str, object]) -> dict[str, Any]:
             folder.
     """
     stored = _read(folder)
+    stored.pop(GOLDEN, None)
     told: dict[str, Any] = {"source": folder.resolve().name, "revision": None, "adapted_on": [], **stored}
     if stored.get("adapted_on") and origin:
         told.setdefault("base_model", stored.get("source"))
@@ -75,6 +79,17 @@ def _read(folder: Path) -> dict[str, Any]:
     return found
 
 
+def check_golden(encoder: Encoder, folder: Path) -> None:
+    """Compares an encoder that was opened from ``folder`` with the golden vector there, if there is one.
+
+    Raises:
+        ModelError: it gives other numbers than the model that was saved.
+    """
+    stored = _read(folder)
+    if GOLDEN in stored:
+        golden.check(encoder, stored[GOLDEN], f"{folder.name}/{STORY}")
+
+
 def holds_prompt(folder: Path) -> bool:
     """Whether the model in ``folder`` is a prompted one.
 
@@ -96,6 +111,8 @@ def write(
     preprocessing: Preprocessing,
     provenance: Mapping[str, object],
     prompt: Mapping[str, Tensor] | None = None,
+    *,
+    vector: Mapping[str, object] | None = None,
 ) -> Path:
     """Write everything beside ``folder`` and put it in place with one rename.
 
@@ -106,6 +123,7 @@ def write(
         preprocessing: Its preprocessing.
         provenance: What zsrobust.json says; of a prompted model also what the prompt is, under :data:`PROMPT`.
         prompt: The prompt's tensors by name, on the CPU.
+        vector: What :func:`zsrobust.encoders.golden.golden` gives for the model, to be compared when it is opened.
 
     Raises:
         ConfigError: ``folder`` exists and is not one of ours, or ``provenance`` is not JSON-able or speaks of a prompt
@@ -117,7 +135,11 @@ def write(
     _check_target(folder)
     if (PROMPT in provenance) != (prompt is not None):
         raise ConfigError(f"'{PROMPT}' cannot be a key of the provenance: it describes a prompted model's prompt")
-    told = {"format": FORMAT, **provenance, "versions": _versions()}
+    # Of a model that was read in another format, "format" was that one: from now on where it came from.
+    kept = {"converted_from" if key == "format" else key: value for key, value in provenance.items() if key != GOLDEN}
+    told: dict[str, Any] = {"format": FORMAT, **kept, "versions": _versions()}
+    if vector is not None:
+        told[GOLDEN] = dict(vector)
     try:
         text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -214,7 +236,7 @@ def _summary(story: Mapping[str, Any], base: object) -> str:
 def _table(story: Mapping[str, Any]) -> str:
     rows = ["| provenance | |", "|---|---|"]
     for key, value in story.items():
-        if key == "format":
+        if key in ("format", GOLDEN):
             continue
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         cell = shown.replace("|", "\\|").replace("\n", " ")

@@ -46,7 +46,7 @@ def features(model: Any, image: Tensor, tokens: Tensor | None = None) -> Tensor:
 
 def _with(hidden: Tensor, tokens: Tensor) -> Tensor:
     """(B, N, W) and (P, W) → (B, N + P, W)."""
-    return torch.cat([hidden, tokens.to(hidden.dtype).expand(len(hidden), -1, -1)], 1)
+    return torch.cat([hidden, tokens.to(hidden.dtype).expand(hidden.shape[0], -1, -1)], 1)
 
 
 def pooled(output: Any) -> Tensor:

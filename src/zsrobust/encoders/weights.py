@@ -8,8 +8,10 @@ random numbers.
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -60,7 +62,7 @@ def read(folder: Path) -> dict[str, Tensor]:
         if twice:
             raise ModelError(f"{folder.name}: tensor {twice[0]} is in more than one shard")
         state.update(tensors)
-    return {name: _as_float32(name, tensor, folder) for name, tensor in state.items()}
+    return {name: as_float32(name, tensor, folder.name) for name, tensor in state.items()}
 
 
 def _shards(folder: Path, index: str) -> list[str]:
@@ -77,39 +79,108 @@ def _shards(folder: Path, index: str) -> list[str]:
     return shards
 
 
+def contents(path: Path) -> dict[str, Any]:
+    """Everything in one weight file, whatever its format; which one it is is read off its first bytes.
+
+    Numpy scalars and ``argparse.Namespace``, which training code stores beside its weights, become placeholders
+    that hold nothing: not even their constructors are called.
+
+    Raises:
+        ModelError: Missing, broken, a TorchScript archive, or a pickle that would run code.
+    """
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelError(f"{where} cannot be read: {error.strerror or error}") from error
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{where} is a pointer of git-lfs, not the file: fetch it with 'git lfs pull'")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return dict(_read_safetensors(path, where))
+    return _read_pickle(path, where, inert=True)
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
     where = f"{path.parent.name}/{path.name}"
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{where} is broken or incomplete ({path.stat().st_size} bytes): {error}") from error
-    return _read_pickle(path, where)
-
-
-def _read_pickle(path: Path, where: str) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch says the same for a pickle that wants to call something and for bytes that are no pickle.
-        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
-            raise ModelError(f"{where} would run code when opened; refused (safetensors files cannot)") from error
-        raise ModelError(f"{where} is broken or no torch checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{where} is broken or incomplete ({path.stat().st_size} bytes)") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        return _read_safetensors(path, where)
+    loaded = _read_pickle(path, where)
+    if not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ModelError(f"{where} is not a dictionary of tensors")
     return loaded
 
 
-def _as_float32(name: str, tensor: Tensor, folder: Path) -> Tensor:
+def _read_safetensors(path: Path, where: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{where} is broken or incomplete ({path.stat().st_size} bytes): {error}") from error
+
+
+class _Inert:
+    """In place of an object that is not a weight: takes any arguments, keeps none."""
+
+    def __new__(cls, *_: object, **__: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_NO_WEIGHTS = (
+    "argparse.Namespace", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
+)  # fmt: skip
+
+
+def _read_pickle(path: Path, where: str, *, inert: bool = False) -> dict[str, Any]:
+    if _is_torchscript(path):
+        raise ModelError(
+            f"{where} is a TorchScript archive (as OpenAI's ViT-B-32.pt): it holds code, refused; use the same model "
+            "from the hub (openai/clip-vit-base-patch32, …), or save its state_dict() as safetensors"
+        )
+    allowed: list[Any] = [(_Inert, name) for name in _NO_WEIGHTS] if inert else []
+    try:
+        with torch.serialization.safe_globals(allowed):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch says the same for a pickle that wants to call something and for bytes that are no pickle.
+        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
+            wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise ModelError(
+                f"{where} would run code when opened; refused (safetensors files cannot)"
+                + (f": it asks for {wanted[1]}; whoever trusts it can save its tensors alone" if wanted else "")
+            ) from error
+        raise ModelError(f"{where} is broken or no torch checkpoint") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{where} is broken or incomplete ({path.stat().st_size} bytes)") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{where} is not a dictionary of tensors")
+    return loaded
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def as_float32(name: str, tensor: Tensor, where: str) -> Tensor:
+    """A copy in float32.
+
+    Raises:
+        ModelError: It is quantised, or holds NaN or infinity.
+    """
     if name.endswith("position_ids"):  # old checkpoints store this integer buffer; transformers drops it
         return tensor
     if not tensor.is_floating_point() or tensor.element_size() < 2:
-        raise ModelError(f"{folder.name}: tensor {name} is {tensor.dtype}: quantised checkpoints are refused")
+        raise ModelError(f"{where}: tensor {name} is {tensor.dtype}: quantised checkpoints are refused")
     # A copy, because tensors inside a mapped file are not aligned and kernels then round differently: the same
     # weights would give other last bits in a copied or adapted model than in a loaded one.
     tensor = tensor.to(torch.float32, copy=True)
     if not torch.isfinite(tensor).all():
-        raise ModelError(f"{folder.name}: tensor {name} holds NaN or infinity")
+        raise ModelError(f"{where}: tensor {name} holds NaN or infinity")
     return tensor

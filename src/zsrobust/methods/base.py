@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -116,6 +116,13 @@ class Method(Protocol):
     def extra_lr(self, lr: float) -> float:
         """Peak learning rate of what :meth:`extra` returns, where that of the model is ``lr``."""
         return lr
+
+    def views(self, pixels: Tensor, keys: Sequence[tuple[str | int, ...]]) -> Tensor:
+        """The clean images (B, 3, H, W) in [0, 1] that a step is about, drawn by one key for each; as they are here.
+
+        A method that reads no labels may change what is on them; adversary and anchors start from what comes back.
+        """
+        return pixels
 
     def logits(self, learner: Learner, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, C): the classifier that the method trains, on the classes of its training task.

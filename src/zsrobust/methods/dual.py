@@ -15,7 +15,7 @@ No labels are read. ``docs/search.md`` has the search that set the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from zsrobust.encoders.dense import dense
 from zsrobust.losses import cosine, divergence
 from zsrobust.methods.base import Batch, Learner, Method, checked_scale, checked_weight
+from zsrobust.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Dual(Method):
         text: Weight b of the divergence over the training texts.
         relations: Weight c of the divergence over the images of the batch.
         clean: Weight d of the clean image's features, which the adversary does not touch.
+        patches: Weight e of the distance of the patches' features, which the adversary does not climb.
+        mixed: Share of images that are blended with another one of the batch, flipped and recoloured.
         scale: s; None: the checkpoint's own.
     """
 
@@ -48,13 +52,31 @@ class Dual(Method):
     text: float = 1.0
     relations: float = 0.0
     clean: float = 0.0
+    patches: float = 0.0
+    mixed: float = 0.0
     scale: float | None = None
     name: str = "dual"
 
     def __post_init__(self) -> None:
         checked_scale(self)
-        for weight in ("features", "text", "relations", "clean"):
+        for weight in ("features", "text", "relations", "clean", "patches", "mixed"):
             checked_weight(self, weight)
+
+    def views(self, pixels: Tensor, keys: Sequence[tuple[str | int, ...]]) -> Tensor:
+        """(B, 3, H, W), some of them blended with the one before, mirrored, and with their colours changed round."""
+        if not self.mixed:
+            return pixels
+        found = []
+        for i, key in enumerate(keys):
+            draw = torch.rand(4, generator=generator(*key, "view"))
+            order = torch.randperm(3, generator=generator(*key, "colours"))
+            image = pixels[i]
+            if float(draw[0]) < self.mixed:
+                image = torch.lerp(image, pixels[i - 1], float(draw[1]))[order]
+                image = image.flip(2) if float(draw[2]) < 0.5 else image
+                image = 1 - image if float(draw[3]) < 0.5 else image
+            found.append(image)
+        return torch.stack(found)
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """a·D + b·T + c·R for each example: (B, 3, H, W) → (B,)."""
@@ -75,6 +97,12 @@ class Dual(Method):
         """L for each example: (B, 3, H, W) → (B,)."""
         assert batch.anchors is not None
         loss = self.inner(learner, points, batch)
+        if self.patches:
+            _, found = dense(learner.encoder, points)
+            with torch.no_grad():
+                _, before = dense(learner.original, batch.pixels)
+            apart = 1 - torch.nn.functional.cosine_similarity(found.float(), before.float(), dim=2)
+            loss = loss + self.patches * learner.scale(self.scale) * apart.mean(1)
         if self.clean:
             kept = cosine(learner.encoder.encode_pixels(batch.pixels), batch.anchors)
             loss = loss + self.clean * learner.scale(self.scale) * (1 - kept)
@@ -82,5 +110,5 @@ class Dual(Method):
 
     def describe(self) -> Mapping[str, object]:
         """The weights and the scale."""
-        options = ("name", "features", "text", "relations", "clean", "scale")
+        options = ("name", "features", "text", "relations", "clean", "patches", "mixed", "scale")
         return {option: getattr(self, option) for option in options}

@@ -15,9 +15,10 @@ from typing import Any
 
 from zsrobust.api import resolve_tasks
 from zsrobust.encoders import Encoder
-from zsrobust.errors import DivergedError, ZSRobustError
+from zsrobust.errors import ConfigError, DivergedError, ZSRobustError
 from zsrobust.evaluation import fingerprint_of
-from zsrobust.jobs import MODEL, adapt_job, evaluate_job, load_model
+from zsrobust.jobs import adapt_job, evaluate_job
+from zsrobust.models import MODEL, load_model
 from zsrobust.run_folder import write_atomically
 from zsrobust.study.store import Job, Outcome, Store
 from zsrobust.tasks import Task
@@ -90,9 +91,14 @@ class Bench:
     def held_out(self, settings: Mapping[str, Any]) -> Task | None:
         """The images that tuning looks at, if the settings name some."""
         images = settings["held_out"]
-        return None if images is None else self._limited(
-            self._kept(open_task, **_asked(settings), split="validation"), images
-        )  # fmt: skip
+        if images is None:
+            return None
+        validation: Task = self._kept(open_task, **_asked(settings), split="validation")
+        if len(validation) < images:
+            raise ConfigError(
+                f"{images:,} held-out images, but the validation split of '{validation.name}' has {len(validation):,}"
+            )
+        return self._limited(validation, images)
 
     def evaluation(self, settings: Mapping[str, Any]) -> list[Task]:
         """The tasks that the settings evaluate on."""
@@ -180,7 +186,7 @@ def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held_out(folder: Path) -> dict[str, float]:
-    """The scores after the last epoch."""
+    """The scores after the last step."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scored = [line for line in lines if HELD_OUT[1] in line]
     return {name: scored[-1][name] for name in HELD_OUT} if scored else {}

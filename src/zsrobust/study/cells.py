@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from zsrobust.jobs import MODEL
+from zsrobust.models import MODEL
 from zsrobust.run_folder import write_atomically
 from zsrobust.study.grid import Cell
 from zsrobust.study.plan import Known, Plan
@@ -74,6 +74,7 @@ def write_cells(plan: Plan, known: Known) -> None:
     content = {
         "format": FORMAT,
         "study": plan.recipe.name,
+        "spec": plan.recipe.spec,
         "title": plan.recipe.title,
         "recipe": plan.recipe.content,
         "planned": len(plan.cells),

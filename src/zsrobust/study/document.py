@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -123,7 +124,7 @@ def _results(study: Study, drawn: Sequence[charts.Chart], missing: Sequence[str]
     return {
         "study": study.name,
         "title": study.title,
-        "command": f"zsrobust study {study.name}",
+        "command": f"zsrobust study {shlex.quote(study.spec)}",
         "recipe": study.recipe,
         "seeds": study.seeds,
         "planned": study.planned,

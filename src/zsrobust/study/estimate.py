@@ -8,13 +8,16 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from zsrobust.attacks.ascent import gradient_of
 from zsrobust.attacks.binding import Asked
 from zsrobust.attacks.suites import Suite
 from zsrobust.encoders import Encoder
 from zsrobust.evaluation import device_of
 from zsrobust.methods.base import Method
 from zsrobust.passes import frozen
+from zsrobust.recipe import HELD_OUT_STEPS
 from zsrobust.study.store import Job, Outcome
 from zsrobust.tasks import Task
 
@@ -24,7 +27,6 @@ ATTACKED = 0.75
 """Of the passes that an evaluation may need: images that are wrong already, or fall early, save the others."""
 _CHECK_UP = 250
 """Forward and backward passes that an evaluation spends on looking at the model before it begins."""
-_HELD_OUT_STEPS = 10
 _BATCH = 32
 
 
@@ -45,7 +47,7 @@ class Clock:
         """Seconds."""
         passes = 1.0 + (settings["steps"] if method.adversarial else 0) + (FORWARD if method.anchor else 0)
         images = settings["epochs"] * len(task) * passes
-        images += 0 if held_out is None else len(held_out) * (_HELD_OUT_STEPS + 2 * FORWARD)  # once, at the end
+        images += 0 if held_out is None else len(held_out) * (HELD_OUT_STEPS + 2 * FORWARD)  # once, at the end
         return float(images * self._seconds(model, settings["attention"], settings["precision"], task))
 
     def evaluation(
@@ -69,14 +71,18 @@ class Clock:
 
     def _measured(self, model: Encoder, precision: str, size: tuple[int, int]) -> float:
         before, device = torch.get_num_threads(), device_of(model)
+
+        def lengths(pixels: Tensor) -> Tensor:
+            return model.encode_pixels(pixels).float().square().sum(1)
+
         torch.set_num_threads(self._threads)
         try:
             times = []
             for _ in range(4):  # the first is slower
-                pixels = torch.rand((_BATCH, 3, *size), device=device).requires_grad_()
+                pixels = torch.rand((_BATCH, 3, *size), device=device)
                 start = time.perf_counter()
                 with frozen(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    (slope,) = torch.autograd.grad(model.encode_pixels(pixels).float().square().sum(), pixels)
+                    slope = gradient_of(lengths, pixels)
                 float(slope.sum())  # waits for the device
                 times.append(time.perf_counter() - start)
             return min(times) / _BATCH

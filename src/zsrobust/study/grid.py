@@ -10,6 +10,7 @@ from typing import Any
 from zsrobust.errors import ConfigError
 from zsrobust.study import options
 from zsrobust.study.recipe import Levels, StudyRecipe
+from zsrobust.study.results import level_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +49,8 @@ class Cell:
         """For people: ``TeCoA, fine-tuning, seed 0``."""
         if self.combination is None:
             return "unadapted"
-        parts = [*(level_in_words(axis, level) for axis, level in self.levels.items()), f"seed {self.seed}"]
+        parts = [*(level_words(axis, level) for axis, level in self.levels.items()), f"seed {self.seed}"]
         return ", ".join([*parts, f"α {self.alpha:g}"] if self.alpha is not None else parts)
-
-
-def level_in_words(axis: str, level: str) -> str:
-    """A level that is a number needs its axis beside it."""
-    return f"{axis} {level}" if level[:1].isdigit() else level
 
 
 def combinations(recipe: StudyRecipe) -> list[Combination]:

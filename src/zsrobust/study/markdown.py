@@ -9,14 +9,16 @@ from zsrobust.study import wording
 from zsrobust.study.tables import TASK, main_table, markdown_table, tiers_in
 from zsrobust.study.wording import Results
 
+_COMMAND = "zsrobust study "
+
 
 def document(every: Sequence[Results]) -> str:
     """The text, with links to the figures in ``figures/``."""
-    commands = " ".join(results["study"] for results in every)
+    specs = " ".join(results["command"].removeprefix(_COMMAND) for results in every)
     parts = [
         "# What the studies say\n",
         "Computed from the records of the runs, by\n",
-        f"```\nzsrobust study {commands} --document FILE\n```\n",
+        f"```\n{_COMMAND}{specs} --document FILE\n```\n",
         f"{wording.INTERVALS}\n",
         f"{wording.VERDICTS}\n",
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zsrobust.errors import ConfigError, UnknownName
+from zsrobust.hints import in_words, is_list, is_mapping, members
 from zsrobust.jobs import adapt_job, evaluate_job
 from zsrobust.recipe import Recipe
 
@@ -15,7 +16,6 @@ _OF_THE_ENGINE = {
     "adapt": {"run", "device", "tensorboard", "config", "say", "recipe", "seed", "held_out"},
     "evaluate": {"models", "run", "pictures", "save_images", "device", "config", "kind", "say"},
 }
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
 def defaults(job: Literal["adapt", "evaluate"]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def checked(job: Literal["adapt", "evaluate"], given: object, where: str) -> dic
             about = {"seed": "; name seeds once for the study: seeds: [0, 1]"} if job == "adapt" else {}
             raise ConfigError(f"{where}: {UnknownName('option of ' + job, str(name), known)}{about.get(name, '')}")
         if not _fits(value, hints[name]):
-            raise ConfigError(f"{where}: {name} must be {_words(hints[name])}, not {value!r}")
+            raise ConfigError(f"{where}: {name} must be {in_words(hints[name])}, not {value!r}")
     return {str(name): _exact(value, hints[name]) for name, value in given.items()}
 
 
@@ -88,17 +88,16 @@ def _hints(job: str) -> dict[str, Any]:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
-    if origin is Literal:
-        return value in inner
-    if origin is Sequence or origin is list:
-        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
-    if origin is Mapping or origin is dict:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if is_list(hint):
+        return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if is_mapping(hint):
         return isinstance(value, Mapping)
-    if inner:  # a union
-        return any(_fits(value, part) for part in inner)
+    if len(members(hint)) > 1:
+        return any(_fits(value, part) for part in members(hint))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -109,15 +108,3 @@ def _fits(value: object, hint: Any) -> bool:
 def _exact(value: Any, hint: Any) -> Any:
     """1 where 1.0 is meant would make two of one job."""
     return float(value) if hint is float else value
-
-
-def _words(hint: Any) -> str:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
-    if origin in (Sequence, list):
-        return f"a list of which each is {_words(inner[0])}"
-    if origin in (Mapping, dict):
-        return "names with values"
-    parts = [_words(part) if get_args(part) else _WORDS.get(part, "") for part in inner or (hint,)]
-    return " or ".join(dict.fromkeys(part for part in parts if part))

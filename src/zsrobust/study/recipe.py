@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.study import claims, figures, options
 from zsrobust.study.results import level_name
+from zsrobust.yaml_files import as_mapping, looks_like_file, parsed, shipped, text_of
 
 Levels = Mapping[str, str]
 """Axis → level: which cell, or where only some axes are named, which cells."""
@@ -69,7 +67,7 @@ class StudyRecipe:
         also: Further combinations: their levels and overrides.
         tune: None: nothing is tuned.
         interpolate: Each adapted cell also as (1 − α) original + α adapted.
-        folder: Where recipes that it refers to may be.
+        path: Of its file, as it was given; None: a shipped one. Recipes that it refers to may be beside it.
         content: The whole, as written, with figures and claims.
     """
 
@@ -84,8 +82,13 @@ class StudyRecipe:
     also: tuple[tuple[Levels, Mapping[str, Any]], ...]
     tune: Tune | None
     interpolate: tuple[float, ...]
-    folder: Path | None
+    path: Path | None
     content: Mapping[str, Any]
+
+    @property
+    def spec(self) -> str:
+        """What ``zsrobust study`` takes: the file's path, or the name of a shipped study."""
+        return self.name if self.path is None else str(self.path)
 
     def with_seeds(self, seeds: Sequence[int]) -> StudyRecipe:
         """The same with further seeds."""
@@ -118,13 +121,6 @@ class StudyRecipe:
         return found
 
 
-def shipped() -> dict[str, str]:
-    """Shipped studies: name → the text of the YAML file."""
-    folder = files("zsrobust") / "recipes" / "studies"
-    found = [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")] if folder.is_dir() else []
-    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in sorted(found, key=str)}
-
-
 def read(
     spec: str,
     *,
@@ -145,15 +141,14 @@ def read(
         ConfigError: not readable, or something in it that is not allowed; one line.
     """
     path, text = _text(spec, beside)
-    name = path.stem if path is not None else spec
-    content = _yaml(text, str(path or spec))
+    content = as_mapping(parsed(text, str(path or spec)), str(path or spec), "a study")
     for key, given in (("adapt", adapt), ("evaluate", evaluate)):
         if given:
             content[key] = _overridden(content.get(key), given)
-    return parse(content, name=name, folder=path.parent if path is not None else None)
+    return parse(content, name=spec if path is None else path.stem, path=path)
 
 
-def parse(content: Mapping[str, Any], *, name: str, folder: Path | None = None) -> StudyRecipe:
+def parse(content: Mapping[str, Any], *, name: str, path: Path | None = None) -> StudyRecipe:
     """A recipe from the mapping in its file.
 
     Raises:
@@ -175,7 +170,7 @@ def parse(content: Mapping[str, Any], *, name: str, folder: Path | None = None) 
         also=_also(content.get("also"), axes, name),
         tune=_tune(content.get("tune"), axes, name),
         interpolate=_alphas(content.get("interpolate"), name),
-        folder=folder,
+        path=path,
         content=content,
     )
     if not recipe.evaluate["tasks"]:
@@ -189,32 +184,15 @@ def parse(content: Mapping[str, Any], *, name: str, folder: Path | None = None) 
 
 
 def _text(spec: str, beside: Path | None) -> tuple[Path | None, str]:
-    path = Path(spec).expanduser()
+    path = Path(spec)
     if beside is not None and (beside / f"{spec}.yaml").is_file():
         path = beside / f"{spec}.yaml"
-    if not (path.suffix in (".yaml", ".yml") or "/" in spec):
-        known = shipped()
+    if not looks_like_file(str(path)):
+        known = shipped("studies")
         if spec not in known:
             raise UnknownName("study", spec, known, also="or the path of a YAML file")
         return None, known[spec]
-    try:
-        return path, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"study {path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
-
-
-def _yaml(text: str, where: str) -> dict[str, Any]:
-    from jsonargparse import get_loader  # reads 1e-4 as a number, as YAML 1.2 does and PyYAML does not
-
-    try:
-        content = get_loader("yaml")(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: must hold a study, 'name: value' a line, not {type(content).__name__}")
-    return content
+    return path, text_of(path.expanduser(), "study")
 
 
 def _overridden(base: object, given: Mapping[str, Any]) -> dict[str, Any]:

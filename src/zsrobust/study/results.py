@@ -95,6 +95,7 @@ class Study:
     """All that a study measured.
 
     Attributes:
+        spec: What ``zsrobust study`` takes to run it: a name, or the path of the recipe's file as it was given.
         axes: Axis → its levels, in the order of the recipe.
         tasks: By tier, the adapted first.
         threats: In the order of the runs.
@@ -104,6 +105,7 @@ class Study:
     """
 
     name: str
+    spec: str
     title: str
     recipe: Mapping[str, Any]
     axes: Mapping[str, tuple[str, ...]]
@@ -194,6 +196,7 @@ def load(folder: str | Path) -> Study:
     ]
     return Study(
         name=str(listed.get("study") or folder.name),
+        spec=str(listed.get("spec") or listed.get("study") or folder.name),
         title=str(listed.get("title") or listed.get("study") or folder.name),
         recipe=recipe,
         axes=axes,

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from zsrobust.errors import ConfigError
-from zsrobust.jobs import Say, choose_device, silent
+from zsrobust.jobs import Say, silent
+from zsrobust.models import choose_device
+from zsrobust.report.words import plural
 from zsrobust.study.agenda import Agenda
 from zsrobust.study.bench import Bench
 from zsrobust.study.cells import Failure, failures, is_done, write_cells, write_plan
@@ -219,7 +221,7 @@ def _tell(plan: Plan, known: Known, say: Say) -> None:
     recipe = plan.recipe
     say(f"Study    {recipe.name}: {recipe.title}")
     axes = " × ".join(f"{len(levels)} {axis}" for axis, levels in recipe.axes.items())
-    counts = [f"{len(plan.combinations)} combinations" + (f" ({axes})" if axes else "")]
+    counts = [plural(len(plan.combinations), "combination") + (f" ({axes})" if axes else "")]
     counts.append(f"seeds {', '.join(map(str, recipe.seeds))}")
     counts += [f"α {', '.join(f'{alpha:g}' for alpha in recipe.interpolate)}"] if recipe.interpolate else []
     counts += ["the unadapted model"] if recipe.unadapted else []
@@ -242,8 +244,8 @@ def _tell_time(plans: Sequence[Plan], agenda: Agenda, forecast: Forecast, count:
         say("Time     nothing is left to compute")
         return
     adaptations = sum(job.kind == "adapted" for job in remaining)
-    who = f"{count} workers" if count > 1 else "this process"
-    basis = f"{forecast.learnt} jobs done before" if forecast.learnt else "a timing of the model"
-    what = f"{adaptations} adaptations and {len(remaining) - adaptations} evaluations"
-    say(f"To do    {what}, by {who} ({threads} threads)")
+    who = plural(count, "worker") if count > 1 else "this process"
+    basis = f"{plural(forecast.learnt, 'job')} done before" if forecast.learnt else "a timing of the model"
+    what = f"{plural(adaptations, 'adaptation')} and {plural(len(remaining) - adaptations, 'evaluation')}"
+    say(f"To do    {what}, by {who} ({plural(threads, 'thread')})")
     say(f"Time     about {in_words(forecast.seconds(remaining) / count)}, from {basis}")

@@ -16,6 +16,11 @@ from zsrobust.tasks.source import NoSplit, Source
 from zsrobust.tasks.spec import SourceSpec, TaskSpec
 from zsrobust.tasks.webdataset import is_webdataset, open_webdataset
 
+_ELSEWHERE = (
+    "(--data or ZSROBUST_DATA say where; 'zsrobust data check', with the tasks or the suite, lists all that is missing "
+    "and how to get it)"
+)
+
 
 def looks_like_path(text: str) -> bool:
     """True for what nobody would call a task: it has a slash, a leading dot or a file's suffix."""
@@ -55,15 +60,13 @@ def open_source(spec: TaskSpec, splits: Sequence[str], data: str | Path | None) 
         raise without
     looked = ", ".join(dict.fromkeys(str(place) for _, place in local_places(spec, splits, data)))
     if source.hub is None:
-        raise DataError(f"task '{spec.name}': no data; looked for {looked} (--data or ZSROBUST_DATA say where)")
+        raise DataError(f"task '{spec.name}': no data; looked for {looked} {_ELSEWHERE}")
     try:
         return _open_hub(source.hub, splits, source)
     except DataError as problem:
         if not looked:
             raise
-        raise DataError(
-            f"task '{spec.name}': {problem}; looked before for {looked} (--data or ZSROBUST_DATA say where)"
-        ) from problem
+        raise DataError(f"task '{spec.name}': {problem}; looked before for {looked} {_ELSEWHERE}") from problem
 
 
 def local_places(spec: TaskSpec, splits: Sequence[str], data: str | Path | None) -> list[tuple[str, Path]]:

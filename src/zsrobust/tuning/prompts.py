@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,9 +30,9 @@ from zsrobust.tuning.weights import copied, trainable
 class _Prompt(Tuning):
     """What the three have in common: a prompted copy, of which only the prompt is trained."""
 
+    @abstractmethod
     def parts(self, base: HuggingFaceEncoder, seed: int) -> tuple[AddedPixels | None, AddedTokens | None]:
         """The prompts for ``base``, at their random start."""
-        raise NotImplementedError
 
     def prepare(self, encoder: Encoder, *, seed: int) -> tuple[Encoder, dict[str, nn.Parameter]]:
         """A prompted copy and the prompt's parameters; see :class:`~zsrobust.tuning.base.Tuning`.

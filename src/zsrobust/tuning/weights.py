@@ -125,14 +125,26 @@ def copied(encoder: Encoder) -> Any:
     Raises:
         ModelError: it cannot.
     """
-    if not isinstance(encoder, nn.Module) or not hasattr(encoder, "visual_parameters") or not hasattr(encoder, "copy"):
-        raise ModelError(
-            f"'{encoder.name}' cannot be adapted: it must be a torch.nn.Module with visual_parameters() and copy()"
-        )
-    original: Any = encoder
-    copy = original.copy()
+    copy = writable(encoder, "adapted").copy()
     copy.requires_grad_(False)
     return copy
+
+
+def writable(encoder: Encoder, purpose: str) -> Any:
+    """The encoder itself, if it can be copied and says which weights are its visual tower's.
+
+    Args:
+        encoder: Any.
+        purpose: What is to be done with it, for the message: ``adapted``, ``mixed``.
+
+    Raises:
+        ModelError: it is not a ``torch.nn.Module`` with ``visual_parameters()`` and ``copy()``.
+    """
+    if isinstance(encoder, nn.Module) and hasattr(encoder, "visual_parameters") and hasattr(encoder, "copy"):
+        return encoder
+    raise ModelError(
+        f"'{encoder.name}' cannot be {purpose}: it must be a torch.nn.Module with visual_parameters() and copy()"
+    )
 
 
 def trainable(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
