@@ -18,12 +18,12 @@ import zsrobust as zr
 SOURCE = Path(zr.__file__).parent
 LEAVES = {
     "errors", "registry", "geometry", "records", "statistics", "threat", "losses", "randomness", "pixels", "passes",
-    "run_folder", "metrics", "text_head",
+    "run_folder", "metrics", "text_head", "squares", "hints", "yaml_files",
 }  # fmt: skip
 WITHOUT_TORCH = ["zsrobust", "errors", "registry", "records", "statistics", "geometry", "tasks", "report", "cli"]
 # Layer by layer; a module may import from lower ones only. What is not named is above them all.
 LAYERS = [
-    LEAVES, {"attacks", "encoders", "tasks"}, {"classifier", "methods", "tuning", "alarms"},
+    LEAVES, {"attacks", "encoders", "defences", "tasks"}, {"classifier", "methods", "tuning", "alarms"},
     {"evaluation"}, {"recording"},
 ]  # fmt: skip
 OPTIONAL = {"torch.utils.tensorboard": "tensorboard"}

@@ -206,3 +206,84 @@ def test_size_is_the_norm_over_all_channels() -> None:
     delta[0, 0, 0, 0], delta[0, 2, 1, 1] = 3.0, -4.0
     assert Threat("linf", 1.0).size(delta).tolist() == [4.0, 0.0]
     assert Threat("l2", 1.0).size(delta).tolist() == [5.0, 0.0]
+
+
+# Patches
+
+
+def patched(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Images, and the same with ``count`` pixels of each anywhere set to something else."""
+    pixels, draw = images(seed), torch.Generator().manual_seed(seed + 3)
+    places = torch.rand(5, 24, generator=draw).argsort(1)[:, :count]
+    where = torch.zeros(5, 24, dtype=torch.bool).scatter(1, places, True).view(5, 1, 4, 6)
+    return pixels, torch.where(where, 3 * torch.rand(SHAPE, generator=draw) - 1, pixels)
+
+
+@given(seeds, st.integers(0, 24), st.sampled_from([0.0, 0.05, 4 / 24, 9 / 24, 0.5, 1.0]))
+def test_a_projected_patch_fits_into_one_square_and_undoes_as_little_as_possible(
+    seed: int, count: int, part: float
+) -> None:
+    pixels, candidate = patched(seed, count)
+    threat = Threat("patch", part)
+    side = int((part * 24 + 1e-6) ** 0.5)
+    found = threat.project(candidate, pixels)
+    assert bool(((found >= 0) & (found <= 1)).all())
+    assert torch.equal(threat.project(found, pixels), found)
+    assert bool(threat.allows(threat.size(found - pixels)).all())
+    boxed = candidate.clamp(0, 1)
+    corners = [(i, j) for i in range(4 - side + 1) for j in range(6 - side + 1)] if side else []
+    for image, all_, own in zip(found, boxed, pixels, strict=True):
+        kept = [torch.where(square(i, j, side), all_, own) for i, j in corners] or [own]
+        undone = [float((all_.double() - one).abs().sum()) for one in kept]
+        assert any(torch.equal(image, one) for one in kept)
+        assert float((all_.double() - image).abs().sum()) == pytest.approx(min(undone), abs=1e-9)
+
+
+def square(i: int, j: int, side: int) -> Tensor:
+    inside = torch.zeros(4, 6, dtype=torch.bool)
+    inside[i : i + side, j : j + side] = True
+    return inside
+
+
+def test_the_size_of_a_patch_is_the_area_of_the_smallest_square_around_it() -> None:
+    delta = torch.zeros(4, 3, 4, 6)
+    delta[1, 2, 3, 5] = 1e-30
+    delta[2, 0, 0, 0] = delta[2, 1, 1, 2] = -1.0
+    delta[3, 0, 0, 0] = delta[3, 0, 0, 5] = 1.0
+    torch.testing.assert_close(Threat("patch", 0.5).size(delta), torch.tensor([0, 1, 9, 36]) / 24)
+
+
+@pytest.mark.parametrize(
+    ("part", "height", "width", "side"),
+    [
+        (0.05, 32, 32, 7),
+        (0.05, 8, 8, 1),
+        (0.25, 8, 8, 4),
+        (0.0, 8, 8, 0),
+        (1.0, 8, 8, 8),
+        (1.0, 4, 6, 4),
+        (0.09, 10, 10, 3),
+    ],
+)
+def test_the_side_of_a_patch_is_rounded_down(part: float, height: int, width: int, side: int) -> None:
+    assert Threat("patch", part).side(height, width) == side
+
+
+def test_a_patch_starts_at_random_and_climbs_in_the_heaviest_square() -> None:
+    pixels, threat = images(0), Threat("patch", 4 / 24)
+    start = threat.random_start(pixels, torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)))
+    assert bool(threat.allows(threat.size(start - pixels)).all())
+    gradient = 0.01 * noise(0)
+    gradient[:, :, 1:3, 2:4] = 5.0
+    expected = torch.zeros(SHAPE)
+    expected[:, :, 1:3, 2:4] = 1.0
+    assert torch.equal(threat.steepest(gradient), expected)
+
+
+def test_a_patch_is_written_as_its_part_of_the_area() -> None:
+    threat = Threat.parse("patch:0.1")
+    assert threat.describe() == "patch:0.1:native"  # and not 25.5/255
+    assert Threat.parse(threat.describe()) == threat
+    assert Threat("patch", 0).describe() == "patch:0:native"
+    with pytest.raises(ConfigError, match=r"more than the whole image.*patch:0\.1"):
+        Threat("patch", 1.5)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from zsrobust.attacks import leaves_open, parse
 from zsrobust.attacks.base import Attack
-from zsrobust.attacks.binding import Asked, carry
+from zsrobust.attacks.binding import Asked, carry, check_defended
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.suites import Suite
@@ -28,7 +28,7 @@ from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task, task
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.suites import SUITES
-from zsrobust.threat import Threat
+from zsrobust.threat import Threat, widest
 
 
 class Evaluation:
@@ -122,6 +122,7 @@ def evaluate(
         queries=queries,
     )  # fmt: skip
     searches = carry(asked, partial(load, device=device_of(encoders[0])))
+    check_defended(searches, encoders)
     _tell_of_other_suites(searches, chosen)
     if pictures and run is None:
         raise ConfigError("pictures are for the report of a run: name its folder with run=")
@@ -304,7 +305,7 @@ def resolve_attacks(
 
 def strongest(attacks: Sequence[Asked]) -> Attack:
     """An attack of the largest budget by itself, for pictures: one that climbs the model, else PGD with 50 steps."""
-    largest = max(attacks, key=lambda attack: attack.threat.eps).threat
+    largest = widest(attack.threat for attack in attacks)
     alone = [a for a in attacks if isinstance(a, Attack) and a.threat == largest and a.describe().get("gradient", True)]
     return alone[0] if alone else PGD(largest, 50)
 

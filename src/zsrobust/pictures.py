@@ -53,10 +53,14 @@ def eight_bit(threat: Threat, adversarial: Tensor, pixels: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(rounded, lower), upper) / 255
 
 
-def magnified(adversarial: Tensor, pixels: Tensor, eps: float) -> tuple[NDArray[np.uint8], float]:
-    """The perturbation around mid-grey, magnified so that ±ε spans the range: (B, H, W, 3) uint8 and the factor."""
+def magnified(adversarial: Tensor, pixels: Tensor, threat: Threat) -> tuple[NDArray[np.uint8], float]:
+    """The perturbation around mid-grey, magnified so that ±ε spans the range: (B, H, W, 3) uint8 and the factor.
+
+    Where ε is not the change of a single pixel, the largest such change is what spans it.
+    """
     largest = float((adversarial - pixels).abs().max())
-    magnification = float(max(1, math.floor(0.5 / max(min(eps, largest) if eps > 0 else largest, 1 / 255))))
+    spanned = min(threat.eps, largest) if threat.norm == "linf" and threat.eps > 0 else largest
+    magnification = float(max(1, math.floor(0.5 / max(spanned, 1 / 255))))
     return to_images((0.5 + magnification * (adversarial - pixels)).clamp(0, 1)), magnification
 
 
@@ -200,7 +204,7 @@ class _Drawing:
         clean, found = judge(classifier, pixels, labels), judge(classifier, adversarial, labels)
         rounded = eight_bit(threat, adversarial, pixels)
         again = judge(classifier, rounded, labels)
-        perturbation, magnification = magnified(adversarial, pixels, threat.eps)
+        perturbation, magnification = magnified(adversarial, pixels, threat)
         return {
             "model": encoder.name,
             "adversarial_png": self._save(f"{encoder.name}-adversarial", to_images(rounded)[0]),

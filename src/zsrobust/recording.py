@@ -31,6 +31,7 @@ from zsrobust.pixels import to_pixels
 from zsrobust.records import Cell, Done
 from zsrobust.run_folder import RunFolder
 from zsrobust.tasks import Task
+from zsrobust.threat import widest
 
 CHECKED = 16
 """Examples of the check-up before an evaluation."""
@@ -156,8 +157,8 @@ def _alarms(classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -
     except UnreadableImage:
         return  # the evaluation will come to that image, and say so
     labels = torch.tensor(some.labels.tolist(), device=pixels.device)
-    widest = max((attack.threat for attack in attacks), key=lambda threat: threat.eps)
-    yield from quick(Subject(classifier, pixels, labels, widest, seed=seed))
+    threat = widest(attack.threat for attack in attacks)
+    yield from quick(Subject(classifier, pixels, labels, threat, seed=seed))
 
 
 def describe_model(run: RunFolder, encoder: Encoder) -> None:

@@ -17,6 +17,8 @@ from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Attack
 from zsrobust.attacks.carlini_wagner import CarliniWagner
 from zsrobust.attacks.fab import FAB
+from zsrobust.attacks.oblivious import Oblivious
+from zsrobust.attacks.patch import Patch
 from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.attacks.published import Released, clipped_margin_loss
 from zsrobust.attacks.square import Square
@@ -41,7 +43,9 @@ PLAIN = {
     "fab": FAB(LINF),
     "fab:t": FAB(LINF, targets=9),
     "square": Square(LINF),
+    "patch": Patch(Threat("patch", 0.1)),
     "transfer:tiny": Transfer("tiny", LINF),
+    "oblivious": Oblivious(PGD(LINF)),
     "autoattack": Suite("autoattack", LINF),
     "autoattack-few": Suite("autoattack-few", LINF),
     "rand": Suite("rand", LINF),
@@ -65,6 +69,10 @@ OPTIONS = {
     r"transfer:C:\models\mine": Transfer(r"C:\models\mine", LINF),
     "transfer:./runs/a-b=c": Transfer("./runs/a-b=c", LINF),
     "paper:pgd:5": Released(LINF, 5),
+    "oblivious:pgd:20:step_size=1/255": Oblivious(PGD(LINF, 20, step_size=1 / 255)),
+    "oblivious:apgd:dlr-t:targets=3": Oblivious(APGD(LINF, loss="dlr-t", targets=3)),
+    "oblivious:paper:pgd:10": Oblivious(Released(LINF, 10)),
+    "oblivious:autoattack": Oblivious(Suite("autoattack", LINF)),
 }
 
 
@@ -110,6 +118,10 @@ def test_an_option_written_after_the_name_wins() -> None:
     assert not leaves_open("apgd:ce", "targets")
     assert not leaves_open("autoattack", "steps")
     assert not leaves_open("pgd", "precision")
+    assert leaves_open("oblivious", "steps")
+    assert leaves_open("oblivious:pgd:20", "restarts")
+    assert not leaves_open("oblivious:pgd:20", "steps")
+    assert not leaves_open("oblivious:pgd:20:restarts=2", "restarts")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +145,10 @@ def test_an_option_written_after_the_name_wins() -> None:
         ("transfer", "attack 'transfer' needs a model to come from, for example transfer:tiny"),
         ("transfer:tiny:steps=0", "at least 1 step"),
         ("cw-l2", "cannot search linf"),
+        ("oblivious:pdg", "unknown attack 'pdg'; did you mean 'pgd'?"),
+        ("oblivious:pgd:20:restart=3", "unknown option of attack 'pgd' 'restart'"),
+        ("oblivious:transfer:tiny", "takes an attack on the model itself, not 'transfer:tiny'"),
+        ("oblivious:oblivious:pgd", "takes an attack on the model itself, not 'oblivious:pgd:10'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_one_clear_line(text: str, message: str) -> None:
@@ -217,4 +233,5 @@ def test_pictures_are_of_an_attack_that_climbs_by_itself() -> None:
     weak, strong = Threat("linf", "1/255"), Threat("linf", "8/255")
     assert strongest([PGD(weak), APGD(strong), PGD(strong)]) == APGD(strong)
     assert strongest([Square(strong), PGD(weak)]) == PGD(strong, 50)
+    assert strongest([PGD(Threat("l2", 0.5)), PGD(weak)]) == PGD(weak)
     assert strongest([Suite("autoattack", strong), Transfer("tiny", strong)]) == PGD(strong, 50)

@@ -337,6 +337,7 @@ ROW = {
     "forwards": float,
     "backwards": float,
     "by_attack": list,
+    "defended": type(None),
 }
 MEAN = {
     "model": str,

@@ -17,6 +17,8 @@ _HUGE_L2 = 0.25
 def check(subject: Subject) -> list[Alarm]:
     """One alarm, or none."""
     threat, dimensions = subject.threat, subject.pixels[0].numel()
+    if threat.norm == "patch":  # a part of the area has no unit to be mistaken in
+        return []
     root = 1.0 if threat.norm == "linf" else dimensions**0.5
     tiny, huge = (_TINY, _HUGE) if threat.norm == "linf" else (_TINY_L2, _HUGE_L2)
     per_pixel = threat.eps / root

@@ -23,8 +23,8 @@ ATTACKS = Registry(
         name: f"zsrobust.attacks.catalogue:{name.replace(':', '_').replace('-', '_')}"
         for name in (
             "fgsm", "pgd", "cw", "cw-l2", "apgd:ce", "apgd:dlr", "apgd:margin", "apgd:dlr-t", "apgd:margin-t",
-            "fab", "fab:t", "square", "transfer", "autoattack", "autoattack-few", "rand",
-            "paper", "paper:pgd", "paper:cw", "paper:aa",
+            "fab", "fab:t", "square", "patch", "transfer", "oblivious", "autoattack", "autoattack-few",
+            "rand", "paper", "paper:pgd", "paper:cw", "paper:aa",
         )
     },
 )  # fmt: skip
@@ -58,4 +58,6 @@ def leaves_open(text: str, option: str) -> bool:
     """
     written = read(text, ATTACKS)
     build = ATTACKS[written.name]
+    if written.name == "oblivious":  # its options are those of the attack that it takes
+        return option not in written.options and leaves_open(written.word or "pgd", option)
     return has(build, option) and option not in written.options and (written.word is None or option != word_of(build))

@@ -76,6 +76,7 @@ class APGD(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        self.threat.only_ball("apgd")
         if self.loss not in {**UNTARGETED, **TARGETED}:
             raise UnknownName("APGD loss", self.loss, {**UNTARGETED, **TARGETED})
         if self.steps < 1:

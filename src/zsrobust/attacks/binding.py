@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from zsrobust.attacks.base import Attack, Model
+from zsrobust.attacks.oblivious import Oblivious, undefended_encoder
 from zsrobust.attacks.suites import Suite
 from zsrobust.attacks.transfer import Named, Transfer
 
-Asked = Attack | Suite | Transfer
-"""An attack by itself, several under one name, or one that still lacks its source. All have ``name``, ``threat`` and
-``describe()``."""
+Asked = Attack | Suite | Transfer | Oblivious
+"""An attack by itself, several under one name, one that still lacks its source, or one on the undefended model. All
+have ``name``, ``threat`` and ``describe()``."""
 
 
 def carry(attacks: Sequence[Asked], load: Callable[[str], Named]) -> list[Asked]:
@@ -44,4 +45,16 @@ def expand(attack: Asked, classes: int, source: Callable[[Any], Model]) -> list[
         return [*attack.for_classes(classes).members(classes)]
     if isinstance(attack, Transfer):
         return [attack.bound(source(attack.source if attack.loaded is None else attack.loaded))]
-    return [attack]
+    return [attack.bound(classes) if isinstance(attack, Oblivious) else attack]
+
+
+def check_defended(attacks: Sequence[Asked], encoders: Iterable[object]) -> None:
+    """Whether every attack that ignores a defence finds one to ignore, before hours are spent on the others.
+
+    Raises:
+        ConfigError: it is to attack a model without one.
+    """
+    for attack in attacks:
+        if isinstance(attack, Oblivious):
+            for encoder in encoders:
+                undefended_encoder(encoder, attack.name)

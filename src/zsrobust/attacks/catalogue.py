@@ -7,11 +7,16 @@ options. The one that is not keyword-only is the word after the name.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
+from zsrobust.attacks import parse
 from zsrobust.attacks.apgd import APGD
+from zsrobust.attacks.base import Attack
 from zsrobust.attacks.carlini_wagner import CarliniWagner
 from zsrobust.attacks.fab import FAB
+from zsrobust.attacks.oblivious import Oblivious
 from zsrobust.attacks.options import Length, Mode
+from zsrobust.attacks.patch import Patch
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.pgd import fgsm as one_step
 from zsrobust.attacks.probe import Precision
@@ -133,11 +138,23 @@ def square(
     return Square(threat, queries, restarts=restarts, p_init=p_init, horizon=horizon, precision=precision)
 
 
+def patch(
+    threat: Threat, *, steps: int = 50, places: int = 5, restarts: int = 5, precision: Precision = "float32"
+) -> Patch:
+    """PGD inside one square, where the gradient is largest and at random places. Only for patch, such as patch:0.05."""
+    return Patch(threat, steps, places=places, restarts=restarts, precision=precision)
+
+
 def transfer(
     threat: Threat, model: str = "", *, steps: int = 100, restarts: int = 1, precision: Precision = "float32"
 ) -> Transfer:
     """Auto-PGD on the margin of another model, as in transfer:openai/clip-vit-base-patch32."""
     return Transfer(model, threat, steps, restarts=restarts, precision=precision)
+
+
+def oblivious(threat: Threat, attack: str = "pgd", *, mode: Mode = "exact", **options: object) -> Oblivious:
+    """An attack that ignores the model's test-time defence, as the defences' papers do: oblivious:pgd:20."""
+    return Oblivious(cast("Attack | Suite", parse(attack, threat, mode=mode, **options)))
 
 
 def autoattack(threat: Threat, *, mode: Mode = "exact") -> Suite:

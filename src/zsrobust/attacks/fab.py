@@ -71,6 +71,7 @@ class FAB(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        self.threat.only_ball("fab")
         if self.steps < 1:
             raise ConfigError(f"FAB needs at least 1 step, not {self.steps}")
         if self.restarts < 1:

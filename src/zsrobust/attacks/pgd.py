@@ -53,6 +53,7 @@ class PGD(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        self.threat.only_ball("pgd")
         if self.steps < 1:
             raise ConfigError(f"PGD needs at least 1 step, not {self.steps}")
         if self.restarts < 1:

@@ -62,6 +62,7 @@ class Square(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        self.threat.only_ball("square")
         if self.horizon is not None and self.horizon < 1:
             raise ConfigError(f"attack 'square': horizon is a number of queries, at least 1, not {self.horizon}")
         if self.queries < 1:

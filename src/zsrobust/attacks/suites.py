@@ -83,6 +83,7 @@ class Suite:
         check_mode(self.mode)
         if self.name not in SUITES:
             raise UnknownName("suite", self.name, SUITES)
+        self.threat.only_ball(self.name)
         if self.name.startswith("paper"):
             published.only_linf(self.name, self.threat)
 

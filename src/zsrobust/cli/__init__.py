@@ -22,11 +22,16 @@ COMMANDS = {
     "interpolate": "mix an adapted model with its original, for a frontier",
     "evaluate": "clean and robust accuracy of models, task by task, with intervals",
     "study": "a grid of adaptations and evaluations from a recipe, with figures",
+    "corruptions": "accuracy under natural corruptions: noise, blur, JPEG, brightness",
+    "retrieval": "image-text retrieval, clean and under attack",
+    "drift": "how far an adapted model moved: is a new index needed?",
+    "latency": "time, throughput and memory of models",
     "sanity": "could a robust accuracy of a model be a lie? looks for the reasons",
+    "export": "a model for transformers, open_clip, LLaVA or onnxruntime, with a card",
     "report": "one report of one or several runs",
     "attack": "attack one image of yours",
     "data": "is the data of a task there, complete and right? (data check TASK)",
-    "ls": "what there is: tasks, suites, methods, attacks, models, recipes",
+    "ls": "what there is: tasks, suites, methods, defences, attacks, models, recipes",
     "doctor": "look for what is broken in this installation",
 }
 

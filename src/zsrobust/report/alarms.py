@@ -63,6 +63,7 @@ def alarms_of(
         _precision(evidence.precision[cell]),
         _nothing_broken(evidence, cell, threat, counted),
         _adapted_on_these(evidence, cell.model, task),
+        oblivious_only(settings),
         black_box_stronger(attacks, settings),
         weak_gradient(attacks, evidence.suites[cell, threat.text], settings, len(counted.ids)),
     ]
@@ -119,6 +120,22 @@ def _adapted_on_these(evidence: Evidence, model: str, task: Task) -> Alarm | Non
         return None
     text = "the model was adapted on exactly these images"
     return Alarm("adapted-on-these-images", "proved", text, {"task_fingerprint": task.fingerprint})
+
+
+def oblivious_only(settings: Settings) -> Alarm | None:
+    """Every attack ignored the model's test-time defence, so nobody has attacked the model that the number is about.
+
+    Args:
+        settings: Of each attack; ``oblivious`` true says that it searched on the undefended model.
+    """
+    if not settings or not all(told.get("oblivious") is True for told in settings.values()):
+        return None
+    who = ", ".join(settings)
+    text = (
+        f"attacked only without its defence ({who}): whoever knows the defence attacks through it, and was not tried. "
+        f"Add an attack on the model as it is, such as {next(iter(settings)).partition(':')[2]}"
+    )
+    return Alarm("oblivious-only", "proved", text, {"attacks": who})
 
 
 def black_box_stronger(attacks: Attacks, settings: Settings) -> Alarm | None:

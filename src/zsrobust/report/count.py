@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from zsrobust.records import Record
 from zsrobust.report.load import Model, Task
 from zsrobust.report.merge import Suite
-from zsrobust.report.results import Row
-from zsrobust.statistics import auroc, balanced_accuracy
+from zsrobust.report.results import Defended, Row
+from zsrobust.statistics import auroc, balanced_accuracy, wilson
 
 Attacks = Mapping[str, Mapping[int, Record]]
 """Attack → example → its record, of one cell under one threat."""
@@ -110,6 +110,31 @@ def two_class_scores(counted: Counted, classes: int) -> dict[str, Any]:
         "clean_auroc": score(lambda: auroc(sign * counted.clean_margin, counted.labels == 1)),
         "robust_auroc": score(lambda: auroc(sign * counted.robust_margin, counted.labels == 1)),
     }
+
+
+def two_numbers(counted: Counted, attacks: Attacks, oblivious: Collection[str]) -> Defended | None:
+    """Robust accuracy under the attacks that ignore the defence, and under the others; None without such attacks.
+
+    Args:
+        counted: Finished examples.
+        attacks: Their records.
+        oblivious: Names of those attacks that ignore it.
+    """
+    if not oblivious:
+        return None
+    n, right = len(counted.ids), set(counted.ids[counted.clean].tolist())
+
+    def standing(names: Collection[str]) -> int:
+        return len(right - {e for name in names for e, record in attacks[name].items() if not record.correct})
+
+    others = [name for name in attacks if name not in oblivious]
+    ignored, through = standing(oblivious), standing(others)
+    return Defended(
+        oblivious=ignored / n,
+        oblivious_interval=wilson(ignored, n),
+        adaptive=through / n if others else None,
+        adaptive_interval=wilson(through, n) if others else None,
+    )
 
 
 def tier_of(task: Task, adapted_on: frozenset[str]) -> str:

@@ -36,6 +36,9 @@ def html(summary: Summary) -> str:
         rows_of=view.rows_of,
         seed_lines=view.seed_lines,
         two_class_rows=view.two_class_rows,
+        defended_rows=view.defended_rows,
+        two_numbers=view.two_numbers,
+        two_numbers_words=words.TWO_NUMBERS,
         told_apart=words.told_apart_words,
         facts_of=facts_of,
         tracks=charts.tracks,
@@ -70,4 +73,6 @@ def size(picture: Picture, shown: ModelPicture, norms: dict[str, words.Threat]) 
     threat = norms.get(picture.threat) or words.parse_threat(picture.threat)
     if threat.norm == "linf":
         return f"no pixel moved by more than {words.pixels(shown.size)}"
+    if threat.norm == "patch":
+        return f"changed within a square of {100 * shown.size:.3g} % of the area"
     return f"moved by {shown.size:.3g} ({threat.norm})"

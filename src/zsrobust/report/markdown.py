@@ -14,14 +14,25 @@ from zsrobust.report.view import (
     Table,
     broken_by,
     conditions,
+    defended_rows,
     remarks,
     rows_of,
     seed_lines,
     tables,
     title,
     two_class_rows,
+    two_numbers,
 )
-from zsrobust.report.words import IN_DOUBT, UPPER_BOUND, percent, points, signed_span, span, told_apart_words
+from zsrobust.report.words import (
+    IN_DOUBT,
+    TWO_NUMBERS,
+    UPPER_BOUND,
+    percent,
+    points,
+    signed_span,
+    span,
+    told_apart_words,
+)
 
 
 def markdown(summary: Summary) -> str:
@@ -49,6 +60,8 @@ def _section(summary: Summary, table: Table) -> list[str]:
     parts.append("\n".join(f"- {noun}: {_escape(sentence)}" for noun, sentence in conditions(summary, table)))
     parts += [_headline(table, line) for line in table.headline]
     parts += [_block_table(table)]
+    if two := defended_rows(summary, table):
+        parts += [TWO_NUMBERS, _two_numbers(two)]
     if two_class := two_class_rows(summary, table):
         parts += ["Tasks with two classes:", _two_class(two_class)]
     parts += ["Attack by attack, with the mean passes for an example:", _prices(rows_of(summary, table))]
@@ -119,6 +132,14 @@ def _cells(line: Line, paired: bool) -> list[str]:
 
 def _value(scores: Row | Mean, what: str) -> str:
     return f"{percent(getattr(scores, what))} ({span(getattr(scores, what + '_interval'))})"
+
+
+def _two_numbers(rows: list[Row]) -> str:
+    lines = [["Task", "Model", "n", "Clean", "Robust, oblivious", "Robust, adaptive"], ["---"] * 2 + ["---:"] * 4]
+    for row in rows:
+        numbers = [f"{percent(v)} ({span(i)})" if v is not None and i else "not tried" for v, i in two_numbers(row)]
+        lines.append([_escape(row.task), _escape(row.model), str(row.n), _value(row, "clean"), *numbers])
+    return _lines(lines)
 
 
 def _two_class(rows: list[Row]) -> str:

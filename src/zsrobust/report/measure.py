@@ -7,7 +7,7 @@ from typing import Any
 
 from zsrobust.records import Cell
 from zsrobust.report.alarms import alarms_of, curve_alarms
-from zsrobust.report.count import Attacks, Counted, Measured, count, of_examples, tier_of, two_class_scores
+from zsrobust.report.count import Attacks, Counted, Measured, count, of_examples, tier_of, two_class_scores, two_numbers
 from zsrobust.report.load import Flag, Task
 from zsrobust.report.merge import Evidence, settings_of
 from zsrobust.report.results import AttackCount, Row
@@ -51,8 +51,8 @@ def _measure(evidence: Evidence, cell: Cell, task: Task, threat: Threat) -> Meas
     n = len(counted.ids)
     tier = tier_of(task, evidence.adapted_on)
     clean, robust = int(counted.clean.sum()), int(counted.robust.sum())
-    settings = [settings_of(evidence.settings, name, threat.text) for name in attacks]
-    steps = [s["steps"] for s in settings if isinstance(s.get("steps"), int)]
+    settings = {name: settings_of(evidence.settings, name, threat.text) for name in attacks}
+    steps = [s["steps"] for s in settings.values() if isinstance(s.get("steps"), int)]
     row = Row(
         model=cell.model,
         task=task.name,
@@ -80,6 +80,7 @@ def _measure(evidence: Evidence, cell: Cell, task: Task, threat: Threat) -> Meas
             AttackCount(name, len(done), sum(not record.correct for record in done.values()))
             for name, done in attacks.items()
         ),
+        defended=two_numbers(counted, attacks, [name for name in attacks if settings[name].get("oblivious") is True]),
     )
     return Measured(row, counted, attacks)
 

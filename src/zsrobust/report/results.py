@@ -46,11 +46,26 @@ class AttackCount:
 
 
 @dataclass(frozen=True)
+class Defended:
+    """The two numbers of a model with a test-time defence, each in [0, 1] with its 95 % interval.
+
+    ``oblivious``: robust accuracy under the attacks on the model without its defence; ``adaptive``: under the attacks
+    on the model as it is, None if there was none.
+    """
+
+    oblivious: float
+    oblivious_interval: Interval
+    adaptive: float | None
+    adaptive_interval: Interval | None
+
+
+@dataclass(frozen=True)
 class Row:
     """A model on a task under a threat with a seed; accuracies and ends of intervals in [0, 1].
 
     ``forwards`` and ``backwards`` are passes for an example on average, clean and all attacks together. Balanced
-    accuracies and AUROC are None unless the task has two classes and both occur.
+    accuracies and AUROC are None unless the task has two classes and both occur. ``defended`` is None unless an attack
+    ignored a test-time defence.
     """
 
     model: str
@@ -80,6 +95,7 @@ class Row:
     forwards: float
     backwards: float
     by_attack: tuple[AttackCount, ...]
+    defended: Defended | None
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,19 @@ from zsrobust.report.view import (
     Line,
     Table,
     conditions,
+    defended_rows,
     remarks,
     rows_of,
     seed_lines,
     short_names,
     tables,
     two_class_rows,
+    two_numbers,
 )
 from zsrobust.report.words import (
     IN_DOUBT,
     TOLD_APART,
+    TWO_NUMBERS,
     UPPER_BOUND,
     mark,
     percent,
@@ -98,6 +101,8 @@ def _print_table(summary: Summary, table: Table, console: Console) -> None:
     console.print(grid)
     if two_class := two_class_rows(summary, table):
         _print_two_class(two_class, short_names(summary), console)
+    if two := defended_rows(summary, table):
+        _print_two_numbers(two, short_names(summary), console)
     result = Grid.grid(padding=(0, 1, 0, 0))
     for line in table.headline:
         result.add_row("[bold]Headline[/]", _headline(table, line, names))
@@ -158,6 +163,20 @@ def _print_published(quoted: Sequence[Quotation], console: Console) -> None:
         console.print(grid)
         for remark in quotation.remarks:
             console.print(f"[dim]{escape(remark)}[/]", highlight=False)
+
+
+def _print_two_numbers(rows: Sequence[Row], names: Mapping[str, str], console: Console) -> None:
+    title = "Test-time defences: robust accuracy in % (95 % interval)"
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+    for column, width in (("task", 18), ("model", 28)):  # a defence's options are part of the name
+        grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=width)
+    for column in ("oblivious", "adaptive"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [f"{percent(v)} ({span(i, 0)})" if v is not None and i else "not tried" for v, i in two_numbers(row)]
+        grid.add_row(escape(row.task), escape(names[row.model]), *cells)
+    console.print(grid)
+    console.print(f"[dim]{TWO_NUMBERS}[/]\n", highlight=False)
 
 
 def _print_two_class(rows: list[Row], names: Mapping[str, str], console: Console) -> None:

@@ -11,12 +11,13 @@ from zsrobust.report.merge import members_of, settings_of
 from zsrobust.report.results import ALL, WITHOUT_BINARY, AcrossSeeds, Alarm, Comparison, Mean, Row
 from zsrobust.report.summary import Summary
 from zsrobust.report.words import NOT_ADAPTED, TIER_WORDS, TIERS, Threat, plural
+from zsrobust.statistics import Interval
 
 Scores = TypeVar("Scores", Row, Mean)
 Changes = dict[tuple[str, str | None, str, str], Comparison]
 
 # Of an attack's settings these say where it belongs, not how strong it is.
-_NOT_FACTS = ("name", "threat", "suite", "tasks", "gradient")
+_NOT_FACTS = ("name", "threat", "suite", "tasks", "gradient", "oblivious")
 # A suite has many settings, published with it; these are its price.
 _BUDGET = ("steps", "queries", "restarts", "targets", "samples")
 
@@ -218,6 +219,19 @@ def rows_of(summary: Summary, table: Table) -> list[Row]:
 def two_class_rows(summary: Summary, table: Table) -> list[Row]:
     """Those of them that have a balanced accuracy."""
     return [row for row in rows_of(summary, table) if row.clean_auroc is not None]
+
+
+def defended_rows(summary: Summary, table: Table) -> list[Row]:
+    """Those of them on which an attack ignored a test-time defence: they have two numbers."""
+    return [row for row in rows_of(summary, table) if row.defended is not None]
+
+
+def two_numbers(row: Row) -> list[tuple[float | None, Interval | None]]:
+    """(accuracy, interval) under the attacks that ignore the defence, and under those that go through it."""
+    both = row.defended
+    if both is None:
+        return []
+    return [(both.oblivious, both.oblivious_interval), (both.adaptive, both.adaptive_interval)]
 
 
 def broken_by(row: Row) -> str:

@@ -31,6 +31,12 @@ TOLD_APART = (
     "correction over the tasks, for a mean by resampling images."
 )
 
+TWO_NUMBERS = (
+    "Oblivious: attacked as the papers of test-time defences do, with images made for the model without its defence; "
+    "adaptive: attacked through the defence. Only the second can say what the defence is worth, and the robust "
+    "accuracy of the table counts an image only if it survives both."
+)
+
 IN_DOUBT = "A robust accuracy marked ! is in doubt: an alarm says why."
 
 _SPACES = {"native": "at the task's own resolution", "model": "at the model's input resolution"}
@@ -56,6 +62,9 @@ class Threat:
             return f"every pixel may change by at most {self.eps_text}, {where}"
         if self.norm == "l2":
             return f"the change of the whole image has Euclidean length at most {self.eps_text}, {where}"
+        if self.norm == "patch":
+            area = f"{100 * self.eps:.3g} % of the image's area"
+            return f"every pixel inside one square of at most {area} may change at will, {where}"
         return f"the change has {self.norm} norm at most {self.eps_text}, {where}"
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 
 from zsrobust.errors import ConfigError, DataError
 from zsrobust.geometry import Geometry
+from zsrobust.tasks.corruptions import Corruption
 from zsrobust.tasks.source import Source
 
 CACHE_BYTES = 256 * 2**20
@@ -56,6 +57,7 @@ class Task:
         bad_images: Unreadable images left out (only with ``on_bad_image="skip"``), each with the reason.
         of: Number of examples before any limit.
         limit: The limit asked for, and its seed; None for all.
+        corruption: What is done to the pixels after the geometry; None: nothing.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Task:
     bad_images: list[str] = field(default_factory=list)
     of: int = 0
     limit: tuple[int, int] | None = None
+    corruption: Corruption | None = None
     _cache: PixelCache = field(default_factory=PixelCache, repr=False)
 
     def __len__(self) -> int:
@@ -125,6 +128,22 @@ class Task:
         """The same examples under another geometry, applied to the decoded images, not to the pixels."""
         return replace(self, geometry=geometry, _cache=PixelCache())
 
+    def corrupted(self, corruption: Corruption) -> Task:
+        """The same examples under a natural corruption: another task, called for example ``digits@noise-3``.
+
+        It is related to the task that it corrupts and to whatever that is related to. The ids of its images stay, since
+        results on them are not independent of the clean ones.
+
+        Raises:
+            ConfigError: it is corrupted already.
+        """
+        if self.corruption is not None:
+            raise ConfigError(f"task '{self.name}' is corrupted already")
+        return replace(
+            self, name=f"{self.name}@{corruption}", follows_from=(self.name, *self.follows_from), corruption=corruption,
+            _cache=PixelCache(),
+        )  # fmt: skip
+
     def without_unreadable(self) -> Task:
         """The task without the images that cannot be decoded; ``bad_images`` lists them. Reads every image.
 
@@ -156,7 +175,7 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over name, version, split, class names, geometry, ids, labels and the images' content.
+        """sha256 over name, version, split, class names, geometry, corruption, ids, labels and the images' content.
 
         Content is the encoded bytes (files, table cells). Above 50,000 images so many are read, in evenly spaced runs;
         of the rendered world the first and last four are drawn, the rest being code that the task's version
@@ -169,6 +188,8 @@ class Task:
             "class_names": self.class_names,
             "geometry": self.geometry.describe(),
         }
+        if self.corruption is not None:
+            header |= {"corruption": str(self.corruption), "corruption_seed": self.corruption.seed}
         content = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         content.update(self.ids.astype("<i8").tobytes() + self.labels.astype("<i8").tobytes())
         for row in self.source.fingerprint_rows(self.ids):
@@ -189,7 +210,7 @@ class Task:
             "follows_from": list(self.follows_from),
             "fingerprint": self.fingerprint,
             "fingerprint_images": len(self.source.fingerprint_rows(self.ids)),
-            "geometry": self.geometry.describe(),
+            "geometry": self.geometry.describe() + ("" if self.corruption is None else f", then {self.corruption}"),
             "bad_images": list(self.bad_images),
             "ignored_files": len(self.source.ignored),
             "source": {"kind": self.source.kind, "where": self.source.where},
@@ -204,6 +225,8 @@ class Task:
             pixels = self.geometry(image)
         except DataError as problem:
             raise DataError(f"{self.source.name(row)} {problem}") from problem
+        if self.corruption is not None:
+            pixels = self.corruption(pixels, self.source.image_id(row))
         self._cache.put(row, pixels)
         return pixels
 

@@ -14,6 +14,7 @@ from zsrobust.errors import ConfigError, DataError, UnknownName
 from zsrobust.geometry import Geometry
 from zsrobust.tasks.base import Task, frozen
 from zsrobust.tasks.catalogue import catalogue
+from zsrobust.tasks.corruptions import taken_apart
 from zsrobust.tasks.layouts import looks_like_path, open_path, open_source
 from zsrobust.tasks.naming import by_name, rename, resolve_classes, resolve_templates
 from zsrobust.tasks.source import SPLITS, Source, shown_names
@@ -44,10 +45,11 @@ def task(
     Args:
         spec: A task's name; a ``.toml`` file; a ``.parquet`` file; a folder of class folders, of parquet
             files or of tars (clip-benchmark's layout), optionally divided into train, validation and test;
-            or ``hub:owner/name``.
+            or ``hub:owner/name``. Any of them with ``@CORRUPTION-STRENGTH`` at its end is that task under a natural
+            corruption, for example ``digits@noise-3``; see :mod:`zsrobust.tasks.corruptions`.
         split: Which split. Data that is not divided is all ``test``.
         limit: A stratified subset of so many examples; see ``Task.take``.
-        seed: For the limit.
+        seed: For the limit, and for a corruption with noise.
         classes: Names to use in the prompts: one for every class, in the TOML's order, without a TOML in the data's
             (for a folder: the sorted folders), or ``{data's name: name}`` for some of them, also written
             ``"folder=name"``.
@@ -69,6 +71,7 @@ def task(
     """
     if on_bad_image not in ("stop", "skip"):
         raise UnknownName("on_bad_image", str(on_bad_image), ("stop", "skip"))
+    spec, corruption = (spec, None) if Path(spec).exists() else taken_apart(str(spec), seed)
     given = find(spec, tasks_dir=tasks_dir)
     source, rows = _open_split(given, split, data)
     source = by_name(given, source)
@@ -97,6 +100,7 @@ def task(
     if geometry is None and given.geometry is None:
         opened = opened.with_geometry(_guess_geometry(opened))
     opened = opened if limit is None else opened.take(limit, seed=seed)
+    opened = opened if corruption is None else opened.corrupted(corruption)
     return opened.without_unreadable() if on_bad_image == "skip" else opened
 
 

@@ -1,0 +1,165 @@
+"""``zsrobust corruptions``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.cli.naming import run_folder
+from zsrobust.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zsrobust.corruptions import Cell, CorruptionTable
+
+
+@dataclass(kw_only=True)
+class CorruptionOptions:
+    """Measure accuracy under natural corruptions: noise, blur, JPEG, brightness and contrast at five strengths.
+
+    MODELs are as for 'zsrobust evaluate'; the others are compared with the first, image by image. No adversary takes
+    part. The same command again goes on where it stopped.
+    """
+
+    models: list[str] = field(default_factory=list, metadata=also("model") | WHOLE)
+    """Models, also written without --models."""
+    tasks: list[str] = field(default_factory=list, metadata=also("task"))
+    """Tasks: names (see 'zsrobust ls tasks'), a suite such as paper15, TOML files or folders of images."""
+    corruptions: list[str] = field(default_factory=list, metadata=also("corruption"))
+    """Of noise, shot, blur, defocus, jpeg, brightness and contrast. Empty: all."""
+    strengths: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata=also("strength"))
+    """Of 1 (mild) to 5."""
+    run: str | None = field(default=None, metadata=also("out"))
+    """Run folder: records and corruptions.json. null: one in runs/, named after models and tasks."""
+    limit: int | None = None
+    """At most so many images of each task, stratified by class; at least 1. null: all."""
+    seed: int = 0
+    """Of the noises, and of the images that --limit keeps; not negative."""
+    split: str = "test"
+    """Split of the tasks: test, validation or train."""
+    batch_size: int = 256
+    """Images in flight; at least 1."""
+    data: str | None = None
+    """Folder in which tasks look for their local data. null: $ZSROBUST_DATA, else ./data."""
+    classes: list[str] = field(default_factory=list)
+    """Names to use in the prompts, for one task. Empty: the tasks' own."""
+    template: list[str] = field(default_factory=list, metadata=also("templates") | WHOLE)
+    """Prompt template with one {} for the class name; repeat it for several. Empty: the tasks' own."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """At an unreadable image: stop, or skip."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1 or mps."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernels: sdpa, or eager."""
+
+
+COMMAND = Command(
+    name="corruptions",
+    options=CorruptionOptions,
+    usage="MODEL... --tasks A,B [--OPTION VALUE ...]",
+    positional="models",
+    examples=(
+        "zsrobust corruptions tiny --tasks digits --limit 200",
+        "zsrobust corruptions tiny runs/mine --tasks digits,world-shape --corruptions noise,jpeg --strengths 1,3,5",
+    ),
+)
+
+_NOT_IN_NAME = ("run", "batch_size", "device")
+
+
+def run(options: CorruptionOptions) -> None:
+    """Measures, prints a table for each task, and says where the numbers are."""
+    if not options.models:
+        raise ConfigError(f"no model given: zsrobust corruptions {COMMAND.usage} (for example: tiny)")
+    if not options.tasks:
+        raise ConfigError("no task given: --tasks A,B ('zsrobust ls tasks' lists them)")
+    from zsrobust.api import resolve_tasks
+    from zsrobust.corruptions import corrupted_accuracy
+    from zsrobust.models import load_model
+    from zsrobust.tasks.corruptions import NAMES, Corruption
+
+    names = options.corruptions or list(NAMES)
+    for name in names:  # before a model is loaded
+        for strength in options.strengths:
+            Corruption(name, strength)
+    fixed = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_NAME}
+    folder = run_folder(options.run, ["corruptions", *options.models[:2], *options.tasks[:2]], fixed)
+    tasks = resolve_tasks(
+        options.tasks, split=options.split, limit=options.limit, seed=options.seed, data=options.data,
+        classes=options.classes, templates=options.template, on_bad_image=options.on_bad_image,
+    )  # fmt: skip
+    models = [load_model(model, device=options.device, attention=options.attention) for model in options.models]
+    if (folder / "records.jsonl").exists():
+        print(f"Going on with {folder}: what is there already is not computed again.")
+    table = corrupted_accuracy(
+        models, tasks, run=folder, corruptions=names, strengths=options.strengths, seed=options.seed,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    print("\n".join(lines(table)))
+    print(f"Numbers  {folder / 'corruptions.json'}")
+
+
+def lines(table: CorruptionTable) -> list[str]:
+    """The table in plain text, at most 80 columns for the five strengths."""
+    text: list[str] = []
+    for task in table.tasks:
+        n = table.cell(table.models[0], task, "clean", 0).n
+        text += [f"Task     {task}, {n:,} images, accuracy in % under each corruption, by strength"]
+        for model in table.models:
+            text += ["", *_of_model(table, model, task)]
+        text.append("")
+    if len(table.tasks) > 1:
+        text += [f"Mean     over {len(table.tasks)} tasks, each weighing the same"]
+        for name in ("clean", "all"):
+            strength = 0 if name == "clean" else None
+            cells = [table.cell(model, "all", name, strength) for model in table.models]
+            label = "clean" if name == "clean" else "corrupted"
+            text += [f"  {cell.model}: {label} {_value(cell)}{_change(cell)}" for cell in cells]
+        text.append("")
+    text += [
+        "Intervals are 95 %, over the sampling of images. mean: over the strengths; all: over",
+        "all corruptions and strengths.",
+    ]
+    if len(table.models) > 1:
+        text += [
+            f"Changes are from {table.models[0]}, on the same images, in points; p after Holm's correction over",
+            "the rows of a table (McNemar's exact test for one number, resampled images for",
+            "a mean). *: told apart from none, p below 0.05.",
+        ]
+    return text
+
+
+def _of_model(table: CorruptionTable, model: str, task: str) -> list[str]:
+    first = model == table.models[0]
+    head = "".join(f"{k:>7}" for k in table.strengths)
+    clean = table.cell(model, task, "clean", 0)
+    text = [f"{model}", f"  {'clean':<11}{_value(clean)}{_change(clean)}"]
+    text.append(f"  {'':<11}{head}   mean" + ("" if first else "   change of the mean"))
+    for name in table.corruptions:
+        cells = [table.cell(model, task, name, k) for k in table.strengths]
+        row = "".join(f"{_percent(cell):>6}{_mark(cell) or ' '}" for cell in cells)
+        mean = table.cell(model, task, name, None)
+        text.append(f"  {name:<11}{row} {_percent(mean):>6}{_change(mean)}")
+    every = table.cell(model, task, "all", None)
+    return [*text, f"  {'all':<11}{_value(every)}{_change(every)}"]
+
+
+def _percent(cell: Cell) -> str:
+    return f"{100 * cell.accuracy:.1f}"
+
+
+def _value(cell: Cell) -> str:
+    return f"{_percent(cell)} [{100 * cell.interval[0]:.1f}-{100 * cell.interval[1]:.1f}]"
+
+
+def _mark(cell: Cell) -> str:
+    return "*" if cell.difference is not None and cell.difference.p_holm < 0.05 else ""
+
+
+def _change(cell: Cell) -> str:
+    """``  -3.1 [-4.0 to -2.2], p < 0.001*``, or nothing for the first model."""
+    d = cell.difference
+    if d is None:
+        return ""
+    p = "p < 0.001" if d.p_holm < 0.001 else f"p = {d.p_holm:.2g}"
+    return f"   {100 * d.value:+.1f} [{100 * d.interval[0]:+.1f} to {100 * d.interval[1]:+.1f}], {p}{_mark(cell)}"

@@ -1,0 +1,103 @@
+"""``zsrobust drift`` and ``zsrobust latency``: what they print and write, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from zsrobust.cli import drift, latency
+from zsrobust.cli.parsing import parse
+from zsrobust.encoders.huggingface import from_folder
+from zsrobust.errors import ZSRobustError
+
+
+@pytest.fixture
+def pair(random_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model, and a run folder whose model has other weights in its visual tower."""
+    monkeypatch.chdir(tmp_path)
+    adapted = from_folder(random_clip_folder)
+    for name, weight in adapted.visual_parameters():
+        if name == "visual_projection.weight":
+            weight.copy_(weight.flip(0))
+    adapted.save_pretrained(tmp_path / "run" / "model", provenance={"adapted_on": ["pets"]})
+    return [str(random_clip_folder), "run"]
+
+
+def go(module: ModuleType, *words: object) -> None:
+    module.run(parse(module.COMMAND, [str(word) for word in words]))
+
+
+def test_a_task(pair: list[str], pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(drift, *pair, "--tasks", pets, "--k", "1,3", "--out", "drift.json")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:4] == ["Original random-clip", "Adapted  run", "", "Images   pets, 12 images"]
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    (found,) = json.loads(Path("drift.json").read_text())["sets"]
+    assert (found["n"], found["same_texts"]) == (12, True)
+    assert found["decision"] == "re-index"
+    assert found["verdict"][0].startswith("Re-index: from the old index")
+    assert "the old index answers as before" in " ".join(printed.split())
+    former = next(
+        one for one in found["findings"] if (one["queries"], one["measure"], one["k"]) == ("images", "former", 3)
+    )
+    assert f"{100 * former['mixed']['value']:.1f} %" in " ".join(printed.split())
+
+
+def test_a_folder_with_queries(pair: list[str], photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "cat" / "bad.png").write_bytes(b"")
+    go(drift, *pair, "--images", photos, "--k", 2, "--text", "a cat", "--on_bad_image", "skip")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "12 images of 13" in printed
+    assert "1 unreadable images left out" in printed
+    assert "A text is the query" in printed
+    assert "of its class" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--images", "photos", "--tasks", "digits"], "give --images FOLDER or --tasks A,B, and not both"),
+        ([], "give --images FOLDER or --tasks A,B"),
+        (["third", "--images", "photos"], "two models are compared, not 3"),
+        (["--images", "nowhere"], "images folder 'nowhere' does not exist"),
+        (["--images", "photos"], "k = 10 is too many for 4 different images: k of at most 2 fits"),
+        (["--images", "photos", "--k", "one"], "option --k must be a list of whole numbers, not 'one'"),
+    ],
+)
+def test_it_refuses(pair: list[str], words: list[str], line: str) -> None:
+    Path("photos").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(f"photos/{i}.png")
+    with pytest.raises(ZSRobustError) as problem:
+        go(drift, *pair, *words)
+    assert str(problem.value).startswith(line)
+
+
+def test_latency_prints_a_row_a_model_and_size(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (40, 30)).save("photo.png")
+    go(
+        latency,
+        *pair,
+        "--batch_sizes",
+        "1,2",
+        "--repetitions",
+        2,
+        "--warm_up",
+        0,
+        "--image",
+        "photo.png",
+        "--out",
+        "l.json",
+    )
+    printed = capsys.readouterr().out
+    assert "Timed    40 x 30, decoded, image encoder and head of 1,000 classes, 2 repetitions" in printed
+    assert "Model    run: " in printed
+    stored = json.loads(Path("l.json").read_text())
+    assert [one["batch_size"] for one in stored["timings"]] == [1, 1, 2, 2]
+    with pytest.raises(ZSRobustError, match="no model given"):
+        go(latency)
