@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MIB = 2**20
-CUDA_PEAK = "most that torch allocated on the GPU during a batch, above what it held before"
-RSS_PEAK = "most resident memory of the process during a batch, above what it held before"
+CUDA_PEAK = "largest rise of what torch allocates on the GPU during a batch"
+RSS_PEAK = "largest rise of the process's resident memory during a batch"
 NO_PEAK = "not measured on this system"
 
 

@@ -26,14 +26,19 @@ def kl(one: Tensor, other: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(1)
 
 
+def patches_of(encoder: Any, pixels: Tensor) -> Tensor:
+    """Features of the patches of transformers' CLIP, from its last hidden state."""
+    model = encoder.model
+    hidden = model.vision_model(encoder.normalised(pixels)).last_hidden_state
+    features: Tensor = model.visual_projection(model.vision_model.post_layernorm(hidden))[:, 1:]
+    return features
+
+
 def attention(encoder: Any, pixels: Tensor, texts: Tensor) -> Tensor:
-    """Maps of transformers' CLIP, from all its hidden states."""
-    size = encoder.input_size
-    model, (height, width) = encoder.model, size
-    hidden = model.vision_model(encoder.normalised(pixels), output_hidden_states=True).last_hidden_state
-    patches = model.visual_projection(model.vision_model.post_layernorm(hidden))[:, 1:]
+    """Maps of attention to one text for each image."""
+    height, width = encoder.input_size
     maps = []
-    for image, text in zip(unit(patches), texts, strict=True):
+    for image, text in zip(unit(patches_of(encoder, pixels)), texts, strict=True):
         flat = image @ text
         grid = ((flat - flat.min()) / (flat.max() - flat.min())).view(1, 1, int(len(flat) ** 0.5), -1)
         maps.append(interpolate(grid, (height, width), mode="bilinear").flatten())
@@ -84,6 +89,9 @@ def reference(name: str, learner: Learner, points: Tensor, pixels: Tensor, label
         return nll(logits, labels) + 0.08 * moved.norm(dim=1) + 0.05 * stayed.norm(dim=1)
     if name == "dual":
         distance = scale * (1 - (unit(features) * unit(anchors)).sum(1))
-        return distance + kl(scale * unit(anchors) @ texts.T, logits)
+        with torch.no_grad():
+            before = patches_of(learner.original, pixels)
+        apart = (1 - (unit(patches_of(learner.encoder, points)) * unit(before)).sum(2)).mean(1)
+        return distance + 0.3 * kl(scale * unit(anchors) @ texts.T, logits) + scale * apart
     assert name == "tecoa"
     return nll(logits, labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes import Toy, task
+from tests.fakes import SHAPE, Toy, task
 
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
@@ -90,8 +90,8 @@ def task_pixels() -> torch.Tensor:
 
 
 def test_the_parts_of_dual_anchoring_add_up(clip: HuggingFaceEncoder) -> None:
-    off: dict[str, Any] = {"features": 0.0, "text": 0.0, "relations": 0.0, "clean": 0.0}
-    whole = Dual(features=0.5, text=2.0, relations=3.0, clean=4.0)
+    off: dict[str, Any] = {"features": 0.0, "text": 0.0, "relations": 0.0, "clean": 0.0, "patches": 0.0}
+    whole = Dual(features=0.5, text=2.0, relations=3.0, clean=4.0, patches=5.0)
     learner, batch, points = setting(clip, whole)
     with torch.no_grad():
         learner.encoder.model.visual_projection.weight.mul_(1.5).add_(0.01)  # type: ignore[attr-defined]
@@ -101,7 +101,40 @@ def test_the_parts_of_dual_anchoring_add_up(clip: HuggingFaceEncoder) -> None:
     torch.testing.assert_close(whole.outer(learner, points, batch), sums)
     inner = sum(part.inner(learner, points, batch) for part in parts[:3])
     torch.testing.assert_close(whole.inner(learner, points, batch), inner)
-    assert float(parts[3].inner(learner, points, batch).abs().max()) == 0
+    assert all(float(part.inner(learner, points, batch).abs().max()) == 0 for part in parts[3:])
+
+
+def test_mixed_views_are_images_drawn_by_their_keys_alone() -> None:
+    pixels = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    keys = [(0, i, "adapt", 7) for i in range(5)]
+    assert Dual().views(pixels, keys) is pixels
+    mixed = Dual(mixed=1.0)
+    views = mixed.views(pixels, keys)
+    assert torch.equal(views, mixed.views(pixels, keys))
+    assert not torch.equal(views, mixed.views(pixels, [(1, *key[1:]) for key in keys]))
+    assert 0 <= float(views.min()) <= float(views.max()) <= 1
+    assert all(not torch.equal(view, image) for view, image in zip(views, pixels, strict=True))
+    some = Dual(mixed=0.5).views(pixels.repeat(20, 1, 1, 1), [(0, i, "adapt", 7) for i in range(100)])
+    kept = sum(torch.equal(view, pixels[i % 5]) for i, view in enumerate(some))
+    assert 30 <= kept <= 70
+
+
+def test_what_a_step_is_about_are_the_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Dual, "views", lambda *_: torch.full((4, *SHAPE), 0.5))
+    outer = Dual.outer
+
+    def watched(method: Dual, learner: Learner, points: torch.Tensor, batch: Batch) -> torch.Tensor:
+        seen.extend([points, batch.pixels])
+        return outer(method, learner, points, batch)
+
+    monkeypatch.setattr(Dual, "outer", watched)
+    adapt(
+        Toy(), task=task(4), attack=PGD(Threat("linf", "8/255"), 1), method=Dual(patches=0.0), labels="none", epochs=1
+    )
+    points, pixels = seen
+    assert torch.equal(pixels, torch.full_like(pixels, 0.5))
+    assert 0 < float((points - 0.5).abs().max()) <= 8 / 255 + 1e-6
 
 
 @pytest.mark.parametrize("method", [{"features": -1.0}, {"text": float("nan")}, {"relations": True}])

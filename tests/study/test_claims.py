@@ -63,6 +63,16 @@ def test_a_margin_is_in_points(study):
     assert verdicts(study, **pair, margin=high + 1)[0].verdict == claims.FAILS
 
 
+def test_several_comparisons_widen_the_difference_and_not_the_means(study):
+    pair = {"claim": "c", "higher": {"loss": "TeCoA", **FINE}, "lower": {"loss": "standard", **FINE}}
+    (entry,) = claims.check({**study.recipe, "claims": [pair]})
+    alone, together = (claims.judge(study, entry, comparisons=count)[0] for count in (1, 12))
+    assert together.change.interval[0] < alone.change.interval[0] < alone.change.interval[1]
+    assert together.change.interval[1] > alone.change.interval[1]
+    assert (together.higher, together.lower) == (alone.higher, alone.lower)
+    assert together.change.value == alone.change.value
+
+
 @pytest.mark.parametrize(
     ("interval", "margin", "kind"),
     [

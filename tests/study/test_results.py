@@ -92,6 +92,17 @@ def test_quantiles_of_student(degrees, quantile):
     assert scores.student(degrees) == pytest.approx(quantile, abs=2e-3)
 
 
+@pytest.mark.parametrize(("degrees", "quantile"), [(2, 9.92484), (10, 3.16927), (math.inf, 2.575829)])
+def test_a_corrected_quantile_is_that_of_a_higher_confidence(degrees, quantile):
+    assert scores.student(degrees, 1 - 0.05 / 5) == pytest.approx(quantile, rel=1e-3)
+
+
+def test_correction_widens_by_the_ratio_of_the_quantiles():
+    estimate = scores.Estimate(0.5, (0.46, 0.54))
+    low, high = scores.widened(estimate, [0.5], 0.0, 1 - 0.05 / 5)
+    assert (0.5 - low, high - 0.5) == pytest.approx((0.04 * 2.575829 / 1.959964,) * 2, rel=1e-4)
+
+
 def test_seeds_widen_the_interval_as_the_formula_says():
     estimate = scores.Estimate(0.5, (0.46, 0.54))
     assert scores.widened(estimate, [0.5, 0.5, 0.5], 0.0) == (0.46, 0.54)

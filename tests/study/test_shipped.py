@@ -20,7 +20,7 @@ EMBEDDED = sorted(name for name in shipped("studies") if not name.endswith("-ful
 
 def test_every_study_of_the_issue_ships_in_two_sizes() -> None:
     assert EMBEDDED == [
-        "attack-dial", "attack-strength", "interpolation", "labels", "learning-rate", "main-table", "methods",
+        "attack-dial", "attack-strength", "dual", "interpolation", "labels", "learning-rate", "main-table", "methods",
         "methods-autoattack", "prompt-design",
         "training-size",
     ]  # fmt: skip

@@ -84,7 +84,9 @@ def _tell(found: Latency) -> None:
 
     here = found.machine
     on_gpu = "" if here["device"] == "cpu" else f"{here['device']}, "
-    print(f"Machine  {on_gpu}{here['processor']}, {here['cores']} cores, {here['threads']} threads of torch")
+    print(
+        f"Machine  {on_gpu}{here['processor']}, {_counted(here['cores'], 'core')}, torch on {_counted(here['threads'], 'thread')}"
+    )
     named = ", ".join(f"{name} {here['versions'][name]}" for name in ("python", "torch", "zsrobust"))
     print(f"Versions {named}")
     n = found.timings[0].seconds.n
@@ -94,8 +96,14 @@ def _tell(found: Latency) -> None:
     Console(highlight=False, markup=False).print(_table(found))
     print(f"Memory   {found.memory}")
     if here["load_average"] is not None and here["load_average"] > 0.5 * here["cores"]:
-        print(f"Note     the machine was busy (load {here['load_average']:g} on {here['cores']} cores): trust the")
-        print("         ratios more than the milliseconds, and measure again when it is idle")
+        print(
+            f"Note     the machine was busy (load {here['load_average']:g} on {here['cores']} cores): measure again when"
+        )
+        print("         it is idle, before you believe a time or a ratio")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _weights(parameters: int | None, size: int | None, visual: int | None) -> str:

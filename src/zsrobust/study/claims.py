@@ -162,8 +162,10 @@ def _alpha(value: Any, place: str) -> float | None:
     raise ConfigError(f"{place}: alpha must be between 0 and 1, not {value!r}; without it the adapted model is meant")
 
 
-def judge(study: Study, entry: Entry) -> list[Verdict]:
+def judge(study: Study, entry: Entry, *, comparisons: int = 1) -> list[Verdict]:
     """The verdict of the headline's tier, then of the other tiers that have tasks; without models to compare only that.
+
+    Intervals of differences are corrected for ``comparisons``: how many are judged together.
 
     Raises:
         ConfigError: a side fits several models.
@@ -173,14 +175,20 @@ def judge(study: Study, entry: Entry) -> list[Verdict]:
     pairs, why = _pairs(study, entry)
     if not pairs:
         return [Verdict(entry.tier, MISSING, None, None, None, why)]
-    return [_verdict(study, entry, tier, measures, pairs) for tier in dict.fromkeys([entry.tier, *study.tiers])]
+    tiers = dict.fromkeys([entry.tier, *study.tiers])
+    return [_verdict(study, entry, tier, measures, pairs, comparisons) for tier in tiers]
 
 
 def _verdict(
-    study: Study, entry: Entry, tier: str, measures: tuple[Measure, Measure], pairs: Sequence[tuple[Cell, Cell]]
+    study: Study,
+    entry: Entry,
+    tier: str,
+    measures: tuple[Measure, Measure],
+    pairs: Sequence[tuple[Cell, Cell]],
+    comparisons: int,
 ) -> Verdict:
     tasks = study.tasks_of(tier)
-    found = difference(pairs, tasks, measures)
+    found = difference(pairs, tasks, measures, comparisons=comparisons)
     if found is None:
         lacking = "a model lacks a task of this tier" if tasks else f"there are no {tier} tasks"
         return Verdict(tier, MISSING, None, None, None, lacking)

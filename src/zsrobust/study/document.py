@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -139,7 +140,7 @@ def _results(study: Study, drawn: Sequence[charts.Chart], missing: Sequence[str]
         "alarms": _alarms(study),
         "lines": tables.lines(study),
         "figures": [_figure(chart) for chart in drawn],
-        "claims": [_claim(study, entry) for entry in claims.check(study.recipe)],
+        "claims": _claims(study),
         "tuning": study.tuning,
     }
 
@@ -182,17 +183,25 @@ def _figure(chart: charts.Chart) -> Results:
     }
 
 
-def _claim(study: Study, entry: claims.Entry) -> Results:
+def _claims(study: Study) -> list[Results]:
+    entries, corrected = claims.check(study.recipe), study.recipe.get("corrected", False)
+    together = Counter(entry.claim for entry in entries)
+    return [_claim(study, entry, together[entry.claim] if corrected else 1) for entry in entries]
+
+
+def _claim(study: Study, entry: claims.Entry, comparisons: int) -> Results:
+    corrected = f" (corrected for {comparisons} comparisons)" if comparisons > 1 else ""
+    verdicts = claims.judge(study, entry, comparisons=comparisons)
     return {
         "claim": entry.claim,
-        "asks": entry.asks,
+        "asks": entry.asks + corrected,
         "margin": entry.margin,
         "reason": entry.reason,
         "tier": entry.tier,
         "higher": entry.higher.words(entry.lower),
         "lower": entry.lower.words(entry.higher),
         "threat": " / ".join(dict.fromkeys(side.threat or study.primary.text for side in (entry.higher, entry.lower))),
-        "verdicts": [asdict(verdict) | {"sentence": verdict.sentence} for verdict in claims.judge(study, entry)],
+        "verdicts": [asdict(verdict) | {"sentence": verdict.sentence} for verdict in verdicts],
     }
 
 

@@ -18,7 +18,7 @@ Levels = Mapping[str, str]
 
 KEYS = (
     "title", "seeds", "adapt", "evaluate", "unadapted", "axes", "without", "also", "tune", "interpolate", "figures",
-    "claims",
+    "claims", "corrected",
 )  # fmt: skip
 
 
@@ -68,7 +68,8 @@ class StudyRecipe:
         tune: None: nothing is tuned.
         interpolate: Each adapted cell also as (1 − α) original + α adapted.
         path: Of its file, as it was given; None: a shipped one. Recipes that it refers to may be beside it.
-        content: The whole, as written, with figures and claims.
+        content: The whole, as written, with figures, claims, and whether claims of the same words are ``corrected`` for
+            being several.
     """
 
     name: str
@@ -176,6 +177,7 @@ def parse(content: Mapping[str, Any], *, name: str, path: Path | None = None) ->
     if not recipe.evaluate["tasks"]:
         raise ConfigError(f"{name}: evaluate.tasks names no task")
     _check_references(recipe)
+    _flag(content.get("corrected", False), f"{name}: corrected")
     out = [
         recipe.selection(one, f"{name}: without {i + 1}")
         for i, one in enumerate(_mappings(content.get("without"), f"{name}: without"))

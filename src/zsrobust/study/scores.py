@@ -79,7 +79,11 @@ def score(cells: Sequence[Cell], tasks: Sequence[StudyTask], measure: Measure) -
 
 
 def difference(
-    pairs: Sequence[tuple[Cell, Cell]], tasks: Sequence[StudyTask], measures: tuple[Measure, Measure]
+    pairs: Sequence[tuple[Cell, Cell]],
+    tasks: Sequence[StudyTask],
+    measures: tuple[Measure, Measure],
+    *,
+    comparisons: int = 1,
 ) -> tuple[Score, Score, Score] | None:
     """First − second, on the same examples, with the means of the two.
 
@@ -87,6 +91,8 @@ def difference(
         pairs: Cells to compare, a pair for each seed; the unadapted model may be in all of them.
         tasks: To average over.
         measures: Of the first and of the second cell of each pair.
+        comparisons: The difference is one of so many: its interval then is one of 1 − 0.05/comparisons (Bonferroni), so
+            that all of them hold together with 95 %. The intervals of the means stay 95 %.
 
     Returns:
         (difference, first, second), or None where a cell lacks a task, or nothing is there.
@@ -102,7 +108,8 @@ def difference(
     change = replace(change, interval=blurred(change, _independent(both)))
     changes: Values = [(images, v[:k] - v[k:]) for images, v in both]
     doubt = tuple(dict.fromkeys((*first.doubt, *second.doubt)))
-    return _scored(change, changes, first.seeds or second.seeds, tasks, doubt, -1.0), first, second
+    seeds = first.seeds or second.seeds
+    return _scored(change, changes, seeds, tasks, doubt, -1.0, 1 - 0.05 / comparisons), first, second
 
 
 def blurred(change: Estimate, n: float) -> Interval:
@@ -118,33 +125,34 @@ def _independent(values: Values) -> float:
     return min(distinct, len(values) ** 2 / sum(1 / len(images) for images, _ in values))
 
 
-def widened(estimate: Estimate, by_seed: Sequence[float], lowest: float) -> Interval:
-    """The interval of the images, widened by the scatter of the seeds; see the module."""
+def widened(estimate: Estimate, by_seed: Sequence[float], lowest: float, confidence: float = 0.95) -> Interval:
+    """The 95 % interval of the images, widened by the scatter of the seeds, at another confidence; see the module."""
     k = len(by_seed)
     low, high = estimate.interval
     scatter = float(np.var(by_seed, ddof=1)) / k if k > 1 else 0.0
-    if scatter == 0:
+    if scatter == 0 and confidence == 0.95:
         return low, high
     normal = NormalDist().inv_cdf(0.975)
     of_images = (((high - low) / 2) / normal) ** 2
-    quantile = student(((of_images + scatter) / scatter) ** 2 * (k - 1))
+    degrees = ((of_images + scatter) / scatter) ** 2 * (k - 1) if scatter else math.inf
+    quantile = student(degrees, confidence)
     below, above = (
         quantile * math.sqrt((abs(end - estimate.value) / normal) ** 2 + scatter) for end in estimate.interval
     )
     return max(lowest, estimate.value - below), min(1.0, estimate.value + above)
 
 
-def student(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t with ``degrees`` of freedom, at least 1.
+def student(degrees: float, confidence: float = 0.95) -> float:
+    """What |t| of Student's t with ``degrees`` of freedom, at least 1, stays below with this ``confidence``.
 
     With T = √ν tan θ the density of θ is proportional to cos^(ν − 1) θ on (−π/2, π/2).
     """
     if degrees >= _MANY:
-        return NormalDist().inv_cdf(0.975)
+        return NormalDist().inv_cdf((1 + confidence) / 2)
     theta = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(theta) ** (degrees - 1)
     below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(degrees) * math.tan(float(np.interp(0.95 * below[-1], below, theta)))
+    return math.sqrt(degrees) * math.tan(float(np.interp(confidence * below[-1], below, theta)))
 
 
 def _accuracy(values: Values, asked: Asked, tasks: Sequence[StudyTask]) -> Score:
@@ -167,12 +175,13 @@ def _scored(
     tasks: Sequence[StudyTask],
     doubt: tuple[str, ...],
     lowest: float,
+    confidence: float = 0.95,
 ) -> Score:
     by_seed = np.mean([of_cells.mean(axis=1) for _, of_cells in values], axis=0).tolist()
     by_seed = by_seed if seeds else by_seed[:1]  # the unadapted model, once for each seed of the other one
     return Score(
         value=estimate.value,
-        interval=widened(estimate, by_seed, lowest),
+        interval=widened(estimate, by_seed, lowest, confidence),
         seeds=seeds,
         by_seed=tuple(by_seed),
         n=sum(len(images) for images, _ in values),
