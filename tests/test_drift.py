@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from zsrobust import nearest
 from zsrobust.drift import Drift, drift
+from zsrobust.drift.nearest import search
 from zsrobust.errors import ConfigError, DataError, ModelError
-from zsrobust.nearest import search
 
 
 class Turned(fakes.Toy):

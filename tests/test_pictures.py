@@ -111,11 +111,20 @@ def test_a_png_keeps_every_pixel() -> None:
 def test_the_perturbation_is_magnified_to_the_whole_range(eps: float, expected: int) -> None:
     pixels = torch.full((1, 3, 1, 2), 0.5)
     change = torch.tensor([1.0, -1.0]) * (eps or 4 / 255)
-    shown, magnification = magnified(pixels + change, pixels, eps)
+    shown, magnification = magnified(pixels + change, pixels, Threat("linf", eps))
     assert magnification == expected
     assert (shown[0, 0, :, 0] > 127).tolist() == [True, False]
     assert abs(int(shown[0, 0, 0, 0]) - 255) < 10
     assert abs(int(shown[0, 0, 1, 0])) < 10
+
+
+@pytest.mark.parametrize("threat", [Threat("l2", 0.75), Threat("patch", 0.05)])
+def test_where_eps_is_not_of_a_pixel_the_largest_change_spans_the_range(threat: Threat) -> None:
+    pixels = torch.full((1, 3, 8, 8), 0.25)
+    changed = pixels.clone()
+    changed[:, :, 2, 3] += 0.125
+    _, magnification = magnified(changed, pixels, threat)
+    assert magnification == 4
 
 
 def test_top_lists_the_most_probable_classes() -> None:

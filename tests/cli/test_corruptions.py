@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from zsrobust.cli import corruptions as command
+from zsrobust.cli.corruptions_words import lines
 from zsrobust.cli.parsing import parse
 from zsrobust.corruptions import tabulate
 from zsrobust.errors import ConfigError, RunError, ZSRobustError
@@ -46,7 +47,7 @@ def test_the_table_counts_pairs_and_averages() -> None:
     assert mean.difference is not None
     assert mean.difference.value == pytest.approx((5 + 15 - 20 - 10) / 80)
     assert table.cell("a", "t", "all", None).difference is None
-    text = "\n".join(command.lines(table))
+    text = "\n".join(lines(table))
     assert "  noise        12.5*  37.5 " in text
     assert max(map(len, text.splitlines())) <= 90
 

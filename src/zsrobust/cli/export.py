@@ -47,7 +47,7 @@ class ExportOptions:
 COMMAND = Command(
     name="export",
     options=ExportOptions,
-    usage="MODEL --format hf|open_clip|visual|onnx --out FOLDER [--OPTION VALUE ...]",
+    usage="MODEL --format=FORMAT --out=FOLDER [--OPTION VALUE ...]",
     positional="model",
     examples=(
         "zsrobust export runs/mine --format open_clip --out mine-open-clip --results runs/mine-eval",

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from zsrobust.embedded_pairs import Pictures, embed, from_folder, from_task
+from zsrobust.drift.nearest import Array, Finding, findings, search
+from zsrobust.drift.pairs import Pictures, embed, from_folder, from_task
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.evaluation import device_of, fingerprint_of
-from zsrobust.nearest import Array, Finding, findings, search
 from zsrobust.passes import frozen
 from zsrobust.statistics import Estimate
 from zsrobust.tasks.base import Task
@@ -150,7 +150,7 @@ def drift(
 
     Each model gets the images through its own PIL geometry, as in a product; embeddings are float32. Images that give
     both models the same pixels as an earlier one are left out: which of the two is returned would be luck.
-    Memory: the embeddings, one batch of images, and three times :data:`zsrobust.nearest.BLOCK` cosines.
+    Memory: the embeddings, one batch of images, and three times :data:`zsrobust.drift.nearest.BLOCK` cosines.
 
     Args:
         original: The model that made the index.
