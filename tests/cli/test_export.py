@@ -51,7 +51,7 @@ def test_an_evaluated_model_goes_out_with_its_numbers(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--format", "hf"], "a model, --format and --out are needed: zsrobust export MODEL --format hf|open_clip|"),
+        (["--format", "hf"], "a model, --format and --out are needed: zsrobust export MODEL --format=FORMAT"),
         (["--format", "onyx", "--out", "o"], "option --format must be one of hf, open_clip, visual, onnx"),
         (["--format", "hf", "--out", "o", "--classes", "a,b"], "--classes, --template and --tasks are for --format o"),
         (["--format", "hf", "--out", "o", "--revision", "v"], "--revision v is for --push-to-hub OWNER/NAME"),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.statistics import Interval
+from zsrobust.study import labels
 from zsrobust.study.charts import NO_MARKER, PATCH, Chart, Key, Panel, Series, Style
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _panel(axes: Axes, chart: Chart, panel: Panel) -> None:
         axes.set_xticks([], minor=True)
         axes.margins(x=0.15)
     if chart.kind == "scatter":
+        if len(chart.panels) == 1:
+            _name(axes, panel)
         return
     highest = max(point.y_interval[1] for point in chart.points)
     axes.set_ylim(0, min(102.0, 10.0 * (int(10 * highest) + 1) + (2 if highest > 0.9 else 0)))
@@ -168,6 +171,23 @@ def _points(axes: Axes, series: Series, *, annotate: bool) -> None:
         if words.strip():
             at: dict[str, Any] = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
             axes.annotate(words.strip(), (left, height), **at)
+
+
+def _name(axes: Axes, panel: Panel) -> None:
+    """Writes names beside points that neither colour nor marker tells apart."""
+    alike = [s for s in panel.series if not s.joined and len({point.note for point in s.points}) > 1]
+    points = [(point, _colour(series.style)) for series in alike for point in series.points]
+    if not points:
+        return
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    width, height = 0.9 * 72 * _WIDTH, 3.3 * 72  # about that of the axes: the layout is made later
+    spots = [
+        (width * (100 * p.x - left) / (right - left), height * (100 * p.y - low) / (high - low)) for p, _ in points
+    ]
+    offsets = labels.places(spots, [point.note for point, _ in points], (width, height))
+    for (point, colour), offset in zip(points, offsets, strict=True):
+        at: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "fontsize": 8, "color": colour}
+        axes.annotate(point.note, (100 * point.x, 100 * point.y), ha=labels.aligned(offset), **at)
 
 
 def _bars(axes: Axes, series: Series, slot: int, slots: int) -> None:
