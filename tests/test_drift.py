@@ -14,8 +14,7 @@ from tests import fakes
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from zsrobust import nearest
-from zsrobust.drift import Drift, drift
+from zsrobust.drift import Drift, drift, nearest
 from zsrobust.drift.nearest import search
 from zsrobust.errors import ConfigError, DataError, ModelError
 
