@@ -193,7 +193,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(path, monkeypatch, fail
             if failing == "fsync":
                 patch.setattr(os, "fsync", full_disk)
             else:
-                file._stream = HalfWritten(file._stream)
+                file._file._stream = HalfWritten(file._file._stream)
             with pytest.raises(RunError, match=r"No space left on device; the 1 records already there are kept"):
                 file.append([clean(1), clean(2)])
         assert RecordFile(path).read() == [clean(0)]

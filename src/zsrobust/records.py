@@ -10,17 +10,16 @@ when clean have that one record and are not attacked.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from zsrobust.errors import RunError
+from zsrobust.line_file import LineFile
 
 CLEAN = "clean"
 NO_THREAT = "none"
@@ -188,9 +187,8 @@ class RecordFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._stream: BinaryIO | None = None
+        self._file = LineFile(self.path)
         self._keys: set[Key] = set()
-        self._size = 0
 
     def read(self) -> list[Record]:
         """All complete records, in the order they were written; a torn last line is left out.
@@ -198,7 +196,7 @@ class RecordFile:
         Raises:
             RunError: unreadable, a broken line (its number is named), or the same record twice.
         """
-        return list(self._parse(self._bytes()))
+        return list(self._parse(self._file.read()))
 
     def done(self) -> dict[Cell, Done]:
         """What need not be computed again. Errors as :meth:`read`."""
@@ -214,21 +212,20 @@ class RecordFile:
             RunError: a record is there already (nothing is written), the disk is full or read-only, another
                 process writes the same file, or what is there is broken.
         """
-        if self._stream is None:
+        if not self._file.is_open:
             self._open()
         new: set[Key] = set()
         for key in (record.key for record in records):
             if key in self._keys or key in new:
                 raise RunError(f"{self.path}: a second record for {_describe(key)}; this batch was not written")
             new.add(key)
-        self._write("".join(record.to_json() + "\n" for record in records).encode())
+        lines = "".join(record.to_json() + "\n" for record in records).encode()
+        self._file.append(lines, kept=f"the {len(self._keys)} records")
         self._keys |= new
 
     def close(self) -> None:
         """Release the file; appending again reopens it."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -237,16 +234,6 @@ class RecordFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _bytes(self) -> bytes:
-        """The complete lines; a missing file has none."""
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise RunError(f"cannot read {self.path}: {error.strerror}") from None
-        return data[: data.rfind(b"\n") + 1]
 
     def _parse(self, data: bytes) -> Iterator[Record]:
         lines: dict[Key, int] = {}
@@ -260,47 +247,12 @@ class RecordFile:
             yield record
 
     def _open(self) -> None:
+        data = self._file.open()
         try:
-            stream = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}") from None
-        try:
-            self._lock(stream)
-            data = self._bytes()
             self._keys = {record.key for record in self._parse(data)}
-            self._size = len(data)
-            stream.truncate(self._size)
         except BaseException:
-            stream.close()
-            raise
-        self._stream = stream
-
-    def _lock(self, stream: BinaryIO) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{self.path} is being written by another process; wait for it") from None
-        except (ImportError, OSError):
-            return  # Windows, or a file system without locks: two writers at once are not noticed
-
-    def _write(self, data: bytes) -> None:
-        assert self._stream is not None
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._stream.write(rest) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):  # else whole records and a torn line stay: both can be resumed
-                self._stream.truncate(self._size)
             self.close()
-            raise RunError(
-                f"cannot write {self.path}: {error.strerror}; the {len(self._keys)} records already there "
-                "are kept, run the same command again to go on"
-            ) from None
-        self._size += len(data)
+            raise
 
 
 def _describe(key: Key) -> str:

@@ -109,7 +109,7 @@ class RunFolder:
             return fresh
         for key, value in settings.items():
             if header.get(key) != value:
-                raise _changed(self.path, key, header.get(key), value)
+                raise changed(self.path, key, header.get(key), value)
         return fresh | header
 
     def declare(self, section: str, item: Mapping[str, object] | str | int) -> None:
@@ -129,7 +129,7 @@ class RunFolder:
                 for key in sorted(old.keys() | entry.keys()):
                     if old.get(key) != entry.get(key):
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
-                        raise _changed(self.path, what, old.get(key), entry.get(key))
+                        raise changed(self.path, what, old.get(key), entry.get(key))
             if same:
                 self.save()
                 return
@@ -158,7 +158,8 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", text.encode())
 
 
-def _changed(path: Path, what: str, before: object, now: object) -> RunError:
+def changed(path: Path, what: str, before: object, now: object) -> RunError:
+    """The error of a run that is resumed with another configuration."""
     return RunError(
         f"{path} was started with another configuration: {what} was {_short(before)}, now {_short(now)}; "
         "resume with the old one, or use another run folder"

@@ -85,7 +85,7 @@ def test_a_run_grows_by_models_and_attacks_and_nothing_else(tmp_path: Path) -> N
     more = evaluated(tmp_path, [Toy(), Toy(name="other", seed=1)], attacks=["pgd:2", "cw:2"])
     assert set(first.recalls) <= set(more.recalls)
     assert evaluated(tmp_path) == first
-    with pytest.raises(RunError, match="threat was 'linf:16/255:native', now 'linf:1/255:native'"):
+    with pytest.raises(RunError, match='threat was "linf:16/255:native", now "linf:1/255:native"'):
         evaluated(tmp_path, threat="linf:1/255")
     with pytest.raises(RunError, match="images of captions was 12, now 5"):
         evaluated(tmp_path, captions=captioned(MANY).take(5))

@@ -36,7 +36,7 @@ from zsrobust.retrieval.ranks import ranks
 from zsrobust.retrieval.records import CLEAN, Found, Key, Ledger, Ranked, read_records, to_lines
 from zsrobust.retrieval.summary import Summary, summarise
 from zsrobust.retrieval.words import markdown
-from zsrobust.run_folder import versions, write_atomically, writing
+from zsrobust.run_folder import changed, versions, write_atomically, writing
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
 
@@ -158,10 +158,7 @@ def _same(folder: Path, what: str, before: object, now: object) -> None:
         differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         key = min(differ, key=lambda name: name == "fingerprint")  # what made it differ says more
         return _same(folder, f"{key} of {what}", before.get(key), now.get(key))
-    raise RunError(
-        f"{folder} was started with another configuration: {what} was {before!r}, now {now!r}; "
-        "resume with the old one, or use another run folder"
-    )
+    raise changed(folder, what, before, now)
 
 
 def _one_model(

@@ -8,18 +8,17 @@ images, so the records, one line each, are written when the last image of an att
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsrobust.errors import RunError
+from zsrobust.line_file import LineFile
 
 CLEAN = "clean"
 
@@ -116,20 +115,14 @@ def read_records(path: Path) -> list[Ranked]:
     Raises:
         RunError: a broken line, or the same record twice.
     """
-    records = [Ranked(**values) for values in _lines(path, {f.name for f in fields(Ranked)})]  # type: ignore[arg-type]
+    records = [Ranked(**values) for values in _parsed(path, LineFile(path).read(), {f.name for f in fields(Ranked)})]  # type: ignore[arg-type]
     if len({(r.model, r.attack, r.example) for r in records}) != len(records):
         raise RunError(f"{path} has the same record twice")
     return records
 
 
-def _lines(path: Path, keys: set[str]) -> list[dict[str, object]]:
-    """The complete lines of a file; what follows the last newline was torn off by a kill."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from None
+def _parsed(path: Path, data: bytes, keys: set[str]) -> list[dict[str, object]]:
+    """Lines of JSON objects with these keys."""
     found = []
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
@@ -154,21 +147,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = LineFile(path)
+        data = self._file.open()
         try:
-            self._stream: BinaryIO = path.open("ab", buffering=0)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}") from None
-        try:
-            self._lock()
-            lines = [Found(**values) for values in _lines(path, {f.name for f in fields(Found)})]  # type: ignore[arg-type]
+            lines = [Found(**values) for values in _parsed(path, data, {f.name for f in fields(Found)})]  # type: ignore[arg-type]
             self.found = {line.key: line for line in lines}
             if len(self.found) != len(lines):
                 raise RunError(f"{path} has the same line twice")
-            data = path.read_bytes()
-            self._size = data.rfind(b"\n") + 1
-            self._stream.truncate(self._size)
         except BaseException:
-            self._stream.close()
+            self.close()
             raise
 
     def append(self, items: Sequence[Found]) -> None:
@@ -180,29 +167,9 @@ class Ledger:
         for item in items:
             if item.key in self.found:
                 raise RunError(f"{self.path}: a second line for {item.key}")
-        data = to_lines(items)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._stream.write(rest) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._stream.truncate(self._size)
-            raise RunError(f"cannot write {self.path}: {error.strerror}; what is there already is kept") from None
-        self._size += len(data)
+        self._file.append(to_lines(items), kept=f"the {len(self.found)} images")
         self.found |= {item.key: item for item in items}
 
     def close(self) -> None:
         """Release the file."""
-        self._stream.close()
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(self._stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{self.path} is being written by another process; wait for it") from None
-        except (ImportError, OSError):
-            return  # a system without locks: two writers at once are not noticed
+        self._file.close()
