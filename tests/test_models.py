@@ -26,6 +26,7 @@ from zsrobust.models import Written, load_model, read, what_was_found
             ("ttc",),
         ),
         ("hf-hub:chs20/fare2-clip:size=336", "hf-hub:chs20/fare2-clip", {"size": "336"}, ()),
+        ("tower.pt:adapted_on=imagenet,cifar10+ttc", "tower.pt", {"adapted_on": "imagenet,cifar10"}, ("ttc",)),
         (r"C:\models\a.pt:activation=gelu:base=D:\b", r"C:\models\a.pt", {"activation": "gelu", "base": r"D:\b"}, ()),
     ],
 )
@@ -46,7 +47,7 @@ def test_existing_paths_go_before_the_grammar(tmp_path: Path, monkeypatch: pytes
     ("text", "kind", "message"),
     [
         ("tiny:sise=96", UnknownName, "unknown model option 'sise'; did you mean 'size'?"),
-        ("tiny:size", ConfigError, "':size' is not :option=value, with base, activation, size"),
+        ("tiny:size", ConfigError, "':size' is not :option=value, with base, activation, size, adapted_on"),
         ("tiny:size=", ConfigError, "has the option 'size' empty"),
         ("tiny:size=96:size=64", ConfigError, "has the option 'size' twice"),
         ("tiny:size=big", ConfigError, "size=big is no number of pixels"),
@@ -82,3 +83,11 @@ def test_a_written_model_is_what_load_gives(tmp_path: Path) -> None:
     assert load_model(whole) is whole
     sized: Any = load_model(f"{tmp_path}/run:size=48", device="cpu")
     assert (sized.name, sized.input_size) == ("run:size=48", (48, 48))
+
+
+def test_what_somebody_else_adapted_a_model_on_is_added_to_its_story(tmp_path: Path) -> None:
+    assert load_model("tiny:adapted_on=imagenet, digits", device="cpu").provenance["adapted_on"] == [
+        "imagenet",
+        "digits",
+    ]
+    assert load_model("tiny", device="cpu").provenance["adapted_on"] == []

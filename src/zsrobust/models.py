@@ -1,9 +1,9 @@
 """Models as people write them: ``MODEL[:option=value ...][+DEFENCE[:option=value ...] ...]``.
 
 MODEL is what :func:`zsrobust.load` takes (a registered name, a folder, a weight file, a hub id) or a run folder of
-``zsrobust adapt``. Options are those of :func:`zsrobust.load`: ``base=``, ``activation=`` and ``size=``; defences are
-:data:`zsrobust.defences.DEFENCES`, the first one next to the model. Registered names and existing paths go before the
-grammar: the longest beginning of the text that is one is the model.
+``zsrobust adapt``. Options are those of :func:`zsrobust.load`: ``base=``, ``activation=``, ``size=`` and
+``adapted_on=TASK,TASK``; defences are :data:`zsrobust.defences.DEFENCES`, the first one next to the model. Registered
+names and existing paths go before the grammar: the longest beginning of the text that is one is the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zsrobust.errors import ConfigError, ModelError, UnknownName
 
 MODEL = "model"
 """Where in its run folder an adapted model is."""
-OPTIONS = ("base", "activation", "size")
+OPTIONS = ("base", "activation", "size", "adapted_on")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def _typed(options: dict[str, str]) -> dict[str, Any]:
         if not found["size"].isdecimal():
             raise ConfigError(f"size={found['size']} is no number of pixels, as in size=336")
         found["size"] = int(found["size"])
+    if "adapted_on" in found:
+        found["adapted_on"] = [task.strip() for task in found["adapted_on"].split(",") if task.strip()]
     if "base" in found:
         found["base"] = _opened(found["base"], {}, "cpu", "sdpa")
     return found

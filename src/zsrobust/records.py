@@ -22,6 +22,8 @@ from zsrobust.errors import RunError
 from zsrobust.line_file import LineFile
 
 CLEAN = "clean"
+UNKNOWN = "unknown"
+"""In a model's ``adapted_on``: it was adapted, nobody said on what."""
 NO_THREAT = "none"
 
 

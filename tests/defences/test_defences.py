@@ -19,11 +19,12 @@ from zsrobust.alarms.checkup import quick
 from zsrobust.alarms.subject import Subject
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.defences import DEFENCES, wrapped
+from zsrobust.defences.base import Defence
 from zsrobust.defences.jpeg import JPEG
 from zsrobust.defences.resizing import Resizing
 from zsrobust.defences.ttc import TTC
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import ConfigError
+from zsrobust.errors import ConfigError, ModelError
 from zsrobust.evaluation import classifier_for
 from zsrobust.passes import frozen
 from zsrobust.report.load import Model
@@ -117,6 +118,18 @@ def test_jpeg_is_a_real_file_and_its_gradient_is_that_behind_it() -> None:
     (slope,) = torch.autograd.grad(through.square().sum(), points)
     (expected,) = torch.autograd.grad(defence.base.encode_pixels(behind).square().sum(), behind)
     torch.testing.assert_close(slope, expected)
+
+
+def test_a_defence_without_a_stand_in_of_its_own_cannot_stand_around_one() -> None:
+    class Shift(Defence):
+        title = "shift"
+
+        def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.base.encode_pixels(pixels + 0.01)
+
+    assert not hasattr(Shift(Toy()), "encode_differentiable")
+    with pytest.raises(ModelError, match=r"'shift' cannot stand around 'toy\+jpeg'"):
+        Shift(JPEG(Toy(size=8))).encode_differentiable(images(1, shape=(3, 8, 8)))
 
 
 def test_resizing_draws_for_each_image_and_is_the_identity_without_a_range() -> None:

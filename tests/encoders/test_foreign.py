@@ -136,6 +136,9 @@ def test_visual_towers_on_a_base(robust: Any, gelu: Path, tmp_path: Path, name: 
     assert not torch.equal(features(opened)[0], features(load(gelu))[0])
     assert "visual tower" in opened.provenance["format"]
     assert "activation gelu (the base's)" in opened.provenance["conversion"]
+    assert opened.provenance["adapted_on"] == ["unknown"]
+    told = load(tmp_path / name, base=gelu, adapted_on=["imagenet"])
+    assert told.provenance["adapted_on"] == ["imagenet"]
     with pytest.raises(ConfigError, match=r"holds only a visual tower of width 64, .* base=openai/clip"):
         load(tmp_path / name)
     with pytest.raises(ConfigError, match="activation=quick_gelu was given, but the base base says gelu"):

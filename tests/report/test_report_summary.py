@@ -87,6 +87,21 @@ def test_tiers_and_order(run):
     }
 
 
+def test_what_is_adapted_on_nobody_knows_what_has_no_unrelated_tasks(run):
+    header = json.loads((run / "run.json").read_text())
+    for model in header["models"]:
+        if model["adapted_on"]:
+            model["adapted_on"] = ["unknown"]
+    (run / "run.json").write_text(json.dumps(header))
+    summary = summarise([load_run(run)])
+    assert {row.tier for row in summary.rows} == {"unknown"}
+    assert {mean.tier for mean in summary.means} == {"unknown", "not adapted"}
+    told = str(summary)
+    assert "Unknown" in told
+    assert "Unrelated" not in told
+    assert "not adapted" not in told.lower()
+
+
 def test_the_unadapted_model_comes_first_whatever_the_order_of_runs(tmp_path):
     after = make_run(tmp_path / "after", models=MODELS[1:], tasks=FOUR, n=30)
     before = make_run(tmp_path / "before", models=MODELS[:1], tasks=FOUR, n=30)

@@ -78,7 +78,7 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--seed {options.seed} must not be negative")
     from zsrobust.api import resolve_attacks
     from zsrobust.cli.attack_words import tell, write
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.one_image import attack_image
     from zsrobust.threat import Threat, parse_eps
 
@@ -97,6 +97,8 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"one image, one attack: --attack '{options.attack}' is {len(attacks)}")
     attack = attacks[0]
     encoder = load_model(options.model, device=options.device)
+    if told := what_was_found(encoder):
+        print(told)
     found = attack_image(
         options.image,
         encoder,

@@ -49,11 +49,13 @@ def run(options: InterpolateOptions) -> None:
         raise ConfigError("no folder given: --out FOLDER")
     from zsrobust.interpolation import interpolate
     from zsrobust.jobs import save
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
 
     places = _places([_number(text) for text in options.alpha], Path(options.out).expanduser())
     _keep_apart(options.models, list(places.values()))
     original, adapted = (load_model(model, device="cpu") for model in options.models)
+    for told in filter(None, map(what_was_found, (original, adapted))):
+        print(told)
     print(f"Mix    (1 - alpha) {original.name} + alpha {adapted.name}")
     for alpha, folder in places.items():
         mixed = interpolate(original, adapted, alpha)

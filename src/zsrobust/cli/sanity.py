@@ -67,7 +67,7 @@ def run(options: SanityOptions) -> int:
 
     from zsrobust.api import resolve_tasks
     from zsrobust.check_up import CHECKS, sanity
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.run_folder import write_atomically
 
     tasks = resolve_tasks([options.task], split=options.split, data=options.data)
@@ -75,6 +75,8 @@ def run(options: SanityOptions) -> int:
         raise ConfigError(f"--task {options.task} is {len(tasks)} tasks; sanity looks at one: {tasks[0].name}, ...")
     (task,) = tasks
     encoder = load_model(options.model, device=options.device)
+    if told := what_was_found(encoder):
+        print(told)
     others = [load_model(name, device=options.device) for name in options.transfer]
     with tqdm(total=CHECKS, disable=None, leave=False, unit="check") as bar:
 

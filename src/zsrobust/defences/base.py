@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zsrobust.defences.options import takes
-from zsrobust.errors import ConfigError
+from zsrobust.errors import ConfigError, ModelError
 from zsrobust.randomness import uniform
 from zsrobust.threat import format_eps
 
@@ -106,8 +106,15 @@ class Defence(nn.Module):
         return self._smooth
 
     def _smooth(self, pixels: Tensor) -> Tensor:
-        """This defence around the inner one's stand-in."""
-        raise NotImplementedError
+        """This defence around the inner one's stand-in, for a defence that is differentiable itself.
+
+        Raises:
+            ModelError: it has none: it can only stand next to the model.
+        """
+        raise ModelError(
+            f"defence '{self.title}' cannot stand around '{self.base.name}', whose gradient is a stand-in's: "
+            "write _smooth() for it, or put it next to the model"
+        )
 
     @property
     def inner(self) -> Encode:

@@ -7,13 +7,14 @@ arguments and returns an :class:`Encoder`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
+from zsrobust.records import UNKNOWN
 from zsrobust.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def load(
     base: str | Path | Encoder | None = None,
     activation: str | None = None,
     size: int | None = None,
+    adapted_on: Sequence[str] = (),
 ) -> Encoder:
     """The encoder called ``name_or_path``: float32, frozen, in evaluation mode, on ``device``.
 
@@ -56,6 +58,8 @@ def load(
             own; elsewhere it has to agree with what is known.
         size: Side of the images in pixels: position embeddings are interpolated, and the preprocessing changed with
             them. None: as the checkpoint has it.
+        adapted_on: Names of the tasks that somebody else adapted the model on, which no file says; reports then tell
+            them from the others. Added to what a model of this package says of itself.
 
     Raises:
         UnknownName: A bare word that is neither registered nor a path.
@@ -83,7 +87,17 @@ def load(
         raise UnknownName("model", given, ENCODERS, also="there is no folder of that name, and a hub id is owner/name")
     if revision is not None and not from_hub:
         raise ConfigError(f"revision '{revision}' was given, but '{given}' is not a hub id")
+    if adapted_on:
+        _tell(encoder, adapted_on)
     return _moved(encoder if size is None else _sized(encoder, size), target)
+
+
+def _tell(encoder: Encoder, adapted_on: Sequence[str]) -> None:
+    """Writes into the encoder's provenance what it was adapted on."""
+    told: Any = encoder
+    own: Any = encoder.provenance.get("adapted_on", [])
+    known = [task for task in own if task != UNKNOWN]
+    told.provenance = {**encoder.provenance, "adapted_on": list(dict.fromkeys([*known, *adapted_on]))}
 
 
 @dataclass(frozen=True)

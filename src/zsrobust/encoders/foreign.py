@@ -21,6 +21,7 @@ from zsrobust.encoders.preprocessing import Preprocessing, read_json
 from zsrobust.encoders.prompted import PromptedEncoder, with_prompt
 from zsrobust.errors import ConfigError, ModelError
 from zsrobust.geometry import Geometry
+from zsrobust.records import UNKNOWN
 
 T = TypeVar("T")
 
@@ -246,6 +247,7 @@ def _on_base(
     _check_fit(facts, source, where)
     encoder = source.copy()
     encoder.model.load_state_dict({**encoder.model.state_dict(), **state})
+    story["adapted_on"] = [UNKNOWN]  # towers and prompts are published because they were trained further
     story["base_model"] = source.provenance.get("source", source.name)
     story["conversion"] = [
         f"text tower, tokenizer, preprocessing and logit scale of {source.name}",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zsrobust.encoders import golden
 from zsrobust.encoders.preprocessing import read_json
 from zsrobust.errors import ConfigError, ModelError
+from zsrobust.records import UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +138,7 @@ def write(
         raise ConfigError(f"'{PROMPT}' cannot be a key of the provenance: it describes a prompted model's prompt")
     # Of a model that was read in another format, "format" was that one: from now on where it came from.
     kept = {"converted_from" if key == "format" else key: value for key, value in provenance.items() if key != GOLDEN}
-    told: dict[str, Any] = {"format": FORMAT, **kept, "versions": _versions()}
+    told: dict[str, Any] = {"format": FORMAT, **kept, "versions": written_with()}
     if vector is not None:
         told[GOLDEN] = dict(vector)
     try:
@@ -154,7 +155,7 @@ def write(
             (fresh / PROMPT_FILE).write_bytes(save(dict(prompt)))
         (fresh / STORY).write_text(text + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card(folder.name, model.config.model_type, told), encoding="utf-8")
-        _replace(fresh, folder)
+        replace_folder(fresh, folder)
     except OSError as error:
         raise ModelError(f"'{folder}' cannot be written: {error.strerror or error}") from error
     finally:
@@ -170,7 +171,7 @@ def _check_target(folder: Path) -> None:
         raise ConfigError(f"'{folder}' is a file, not a folder")
 
 
-def _replace(fresh: Path, folder: Path) -> None:
+def replace_folder(fresh: Path, folder: Path) -> None:
     """``fresh`` becomes ``folder``; the earlier content, if any, is gone only after that."""
     if not folder.exists():
         os.rename(fresh, folder)
@@ -185,7 +186,8 @@ def _replace(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _versions() -> dict[str, str]:
+def written_with() -> dict[str, str]:
+    """Versions of the packages that a saved model is opened with."""
     found = {}
     for package in ("zsrobust", "torch", "transformers"):
         try:
@@ -211,12 +213,13 @@ def card(title: str, family: str, story: Mapping[str, Any]) -> str:
     head["tags"] = ["zsrobust", "adversarial-robustness", family]
     use = _USE + (_USE_PROMPTED if PROMPT in story else _USE_PLAIN)
     front = yaml.safe_dump(head, sort_keys=False).strip()
-    return f"---\n{front}\n---\n\n# {title}\n\n{_summary(story, base)}\n\n{_table(story)}\n\n{use}"
+    return f"---\n{front}\n---\n\n# {title}\n\n{summary(story, base)}\n\n{provenance_table(story)}\n\n{use}"
 
 
-def _summary(story: Mapping[str, Any], base: object) -> str:
+def summary(story: Mapping[str, Any], base: object) -> str:
+    """One paragraph of a card: what the model is and what its accuracy means."""
     adapted = story.get("adapted_on") or []
-    tasks = ", ".join(map(str, adapted))
+    tasks = ", ".join("data that is not known" if task == UNKNOWN else str(task) for task in adapted)
     if not adapted:
         return f"A copy of {base} written by zsrobust; not adapted."
     adaptation = story.get("adaptation")
@@ -233,7 +236,8 @@ def _summary(story: Mapping[str, Any], base: object) -> str:
     )
 
 
-def _table(story: Mapping[str, Any]) -> str:
+def provenance_table(story: Mapping[str, Any]) -> str:
+    """The provenance as a Markdown table."""
     rows = ["| provenance | |", "|---|---|"]
     for key, value in story.items():
         if key in ("format", GOLDEN):

@@ -106,7 +106,7 @@ def _describe(folder: Path, encoder: Any, title: str, told: Mapping[str, Any], w
     from zsrobust.export.results import hub_entries
 
     story = dict(encoder.provenance)
-    versions = saving._versions()
+    versions = saving.written_with()
     write_json(folder / EXPORT, {"format": FORMAT, **told, "provenance": story, "versions": versions})
     family = getattr(encoder, "base", encoder).model.config.model_type
     text = card(title, family, {**story, "versions": versions}, written, found)

@@ -27,11 +27,11 @@ def card(title: str, family: str, story: Mapping[str, Any], written: Written, fo
     parts = [
         f"---\n{_front(title, family, story, base, written, found)}\n---",
         f"# {title}",
-        saving._summary(story, base),
+        saving.summary(story, base),
         _evaluation(found),
         written.use.strip(),
         "## Provenance",
-        saving._table({key: value for key, value in story.items() if key not in _NOT_SHOWN}),
+        saving.provenance_table({key: value for key, value in story.items() if key not in _NOT_SHOWN}),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -51,7 +51,7 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        saving._replace(fresh, folder)
+        saving.replace_folder(fresh, folder)
     except OSError as error:
         raise ModelError(f"'{folder}' cannot be written: {error.strerror or error}") from error
     finally:

@@ -44,7 +44,7 @@ def write(encoder: Encoder, folder: Path, request: Request) -> Written:
     write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": preprocess})
     with quiet():
         model.reader.tokenizer.save_pretrained(folder)
-    told = {"format": saving.FORMAT, **model.provenance, "golden": golden(model), "versions": saving._versions()}
+    told = {"format": saving.FORMAT, **model.provenance, "golden": golden(model), "versions": saving.written_with()}
     write_json(folder / saving.STORY, told)
     facts = {"activation": activation_of(model), "input_size": list(model.input_size), "layout": "flat"}
     return Written("open_clip", "zero-shot-image-classification", _use(request, own_words), facts)

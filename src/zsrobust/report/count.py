@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.records import Record
+from zsrobust.records import UNKNOWN, Record
 from zsrobust.report.load import Model, Task
 from zsrobust.report.merge import Suite
 from zsrobust.report.results import Defended, Row
@@ -138,10 +138,12 @@ def two_numbers(counted: Counted, attacks: Attacks, oblivious: Collection[str]) 
 
 
 def tier_of(task: Task, adapted_on: frozenset[str]) -> str:
-    """``adapted``, ``related`` or ``unrelated``."""
+    """``adapted``, ``related`` or ``unrelated``; ``unknown`` where a model was adapted on nobody knows what."""
     if task.name in adapted_on:
         return "adapted"
-    return "unrelated" if adapted_on.isdisjoint(task.follows_from) else "related"
+    if not adapted_on.isdisjoint(task.follows_from):
+        return "related"
+    return "unknown" if UNKNOWN in adapted_on else "unrelated"
 
 
 def pick_pairs(models: Sequence[Model]) -> tuple[tuple[str, str], ...]:
@@ -150,7 +152,7 @@ def pick_pairs(models: Sequence[Model]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for model in models:
         if model.adapted_on and unadapted:
-            source = {model.provenance.get(key) for key in ("source", "base", "parent")} - {None}
+            source = {model.provenance.get(key) for key in ("source", "base", "base_model", "parent")} - {None}
             known = [m for m in unadapted if m.name in source or m.fingerprint in source]
             pairs.append(((known or unadapted)[0].name, model.name))
     return tuple(pairs)

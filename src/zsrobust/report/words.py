@@ -8,13 +8,17 @@ from zsrobust.errors import RunError
 from zsrobust.report.results import Comparison
 from zsrobust.statistics import Interval
 
-TIERS = ("adapted", "related", "unrelated")
+TIERS = ("adapted", "related", "unrelated", "unknown")
 NOT_ADAPTED = "not adapted"
 
 TIER_WORDS = {
     "adapted": ("Adapted", "the task of the adaptation itself"),
     "related": ("Related", "tasks whose label follows from the adaptation's label"),
     "unrelated": ("Unrelated", "tasks the adaptation says nothing about; the headline"),
+    "unknown": (
+        "Unknown",
+        "nobody said what a model here was adapted on: these may be its training task; adapted_on= says it",
+    ),
     NOT_ADAPTED: ("Not adapted", "all tasks but the adapted one"),
 }
 
