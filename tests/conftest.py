@@ -7,7 +7,10 @@ import os
 # Before torch is imported, and inherited by the processes that tests start. One thread: the suite's models are small,
 # and sums split over threads would round differently from machine to machine.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+# Fixtures that tests share come before any test has a folder.
+os.environ["ZSROBUST_CACHE"] = "off"
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from hypothesis import settings
 settings.register_profile("zsrobust", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("zsrobust")
 
+_numbers = itertools.count()
+
 
 @pytest.fixture(scope="session")
 def random_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,3 +28,12 @@ def random_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.encoders.small import save_clip
 
     return save_clip(tmp_path_factory.mktemp("core") / "random-clip")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of each test's own, also for the processes that it starts. It is made when something is kept."""
+    folder = tmp_path_factory.getbasetemp() / f"zsrobust-cache-{next(_numbers)}"
+    monkeypatch.setenv("ZSROBUST_CACHE", str(folder))
+    monkeypatch.delenv("ZSROBUST_CACHE_BYTES", raising=False)
+    return folder

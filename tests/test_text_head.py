@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zsrobust import text_head
+from zsrobust import cache, text_head
 from zsrobust.errors import ConfigError
 from zsrobust.text_head import TextHead
 
@@ -93,35 +93,89 @@ def test_an_encoder_without_a_fingerprint_is_never_cached(tmp_path: Path) -> Non
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_head, "_REMEMBERED", 2)
+    monkeypatch.setenv("ZSROBUST_CACHE", "off")
     encoder = Letters()
     for name in ("a", "b", "a", "c", "a", "b"):  # a stays because it was used last, b has to go for c
         TextHead.build(encoder, [name], ["{}"])
     assert [call[0] for call in encoder.calls] == ["a", "b", "c", "b"]
 
 
-def test_the_disk_cache_serves_another_process_and_survives_damage(tmp_path: Path) -> None:
-    head = TextHead.build(Letters(), ["cat", "dog"], ["{}"], cache=tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
-    assert file.suffix == ".safetensors"
+def test_what_one_process_encoded_another_reads(own_cache: Path) -> None:
+    head = TextHead.build(Letters(), ["cat", "dog"], ["{}", "a {}"])
+    (file,) = (own_cache / "text").iterdir()
     text_head._memory.clear()
     from_disk = Letters()
-    assert torch.equal(TextHead.build(from_disk, ["cat", "dog"], ["{}"], cache=tmp_path / "cache").embeddings,
-                       head.embeddings)  # fmt: skip
+    assert torch.equal(TextHead.build(from_disk, ["cat", "dog"], ["{}", "a {}"]).embeddings, head.embeddings)
     assert from_disk.calls == []
     text_head._memory.clear()
-    file.write_bytes(file.read_bytes()[:20])
-    repaired = TextHead.build(from_disk, ["cat", "dog"], ["{}"], cache=tmp_path / "cache")
-    assert len(from_disk.calls) == 1
-    assert torch.equal(repaired.embeddings, head.embeddings)
-    assert len(file.read_bytes()) > 20
-    assert list((tmp_path / "cache").iterdir()) == [file]
+    other = Letters("other")
+    TextHead.build(other, ["cat", "dog"], ["{}", "a {}"])
+    assert len(other.calls) == 1
+    assert len(list(file.parent.iterdir())) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_a_damaged_file_is_computed_again_and_replaced(own_cache: Path, damage: str) -> None:
+    head = TextHead.build(Letters(), ["cat", "dog"], ["{}"])
+    (file,) = (own_cache / "text").iterdir()
+    whole = file.read_bytes()
+    at = whole.index(head.embeddings.numpy().tobytes())
+    damaged = {"cut": whole[:20], "flipped": whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], "other": b"{}"}
+    file.write_bytes(damaged[damage])
+    text_head._memory.clear()
+    encoder = Letters()
+    assert torch.equal(TextHead.build(encoder, ["cat", "dog"], ["{}"]).embeddings, head.embeddings)
+    assert len(encoder.calls) == 1
+    assert file.read_bytes() == whole
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_without_a_cache_folder_nothing_is_written(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSROBUST_CACHE", "off")
+    for _ in range(2):
+        text_head._memory.clear()
+        encoder = Letters()
+        TextHead.build(encoder, ["cat"], ["{}"])
+        assert len(encoder.calls) == 1
+    assert not own_cache.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"text cache '.*' cannot be written") as caught:
-        TextHead.build(Letters(), ["cat"], ["{}"], cache=tmp_path / "file" / "cache")
-    assert "\n" not in str(caught.value)
+    folder = tmp_path / "file" / "cache"
+    with pytest.warns(UserWarning, match=r"the cache folder .* cannot be used") as caught:
+        head = TextHead.build(Letters(), ["cat"], ["{}"], cache=folder)
+    assert len(caught) == 1
+    TextHead.build(Letters(), ["dog"], ["{}"], cache=folder)  # a second warning would be an error
+    torch.testing.assert_close(head.embeddings[0], by_hand(Letters(), "cat", ["{}"]))
+
+
+def test_heads_share_the_bound_of_the_folder(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSROBUST_CACHE_BYTES", "10kB")  # two files: each takes a block of 4096 bytes
+    for name in "abcd":
+        TextHead.build(Letters(), [name], ["{}"])
+    kept = cache.kept(own_cache)
+    assert sum(file.bytes for file in kept) <= 10_000
+    text_head._memory.clear()
+    last = Letters()
+    TextHead.build(last, ["d"], ["{}"])
+    assert last.calls == []
+
+
+@pytest.mark.parametrize(("batch", "templates", "width"), [(5, 3, 6), (256, 80, 64), (7, 80, 512), (3, 7, 5)])
+def test_summing_class_by_class_changes_no_bit(batch: int, templates: int, width: int) -> None:
+    class Table:
+        def __init__(self) -> None:
+            self.rows = iter(features.split(batch))
+
+        def encode_texts(self, texts: Sequence[str]) -> Tensor:
+            return next(self.rows)
+
+    names, patterns = [f"n{i}" for i in range(11)], [f"{i} {{}}" for i in range(templates)]
+    features = torch.randn(11 * templates, width, generator=torch.Generator().manual_seed(width))
+    units = torch.nn.functional.normalize(features, dim=-1).view(11, templates, width)
+    expected = torch.nn.functional.normalize(units.mean(dim=1), dim=-1)
+    assert torch.equal(TextHead.build(Table(), names, patterns, batch_size=batch).embeddings, expected)
 
 
 def test_a_head_cannot_be_changed_and_moves_by_copy() -> None:

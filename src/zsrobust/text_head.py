@@ -1,4 +1,8 @@
-"""Class names × templates → one unit embedding a class, computed once and never inside an attack."""
+"""Class names × templates → one unit embedding a class, computed once and never inside an attack.
+
+What was computed is kept in memory and in the cache folder (:mod:`zsrobust.cache`), by the content of text tower,
+tokenizer and texts, and by what else rounding depends on: the kind of device, torch's version, the batch size.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -17,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from zsrobust import cache as cache_folder
 from zsrobust.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,26 +74,26 @@ class TextHead:
         """Encode every class name in every template.
 
         Args:
-            encoder: Its text tower. With a ``text_fingerprint()`` the result is remembered in memory, keyed
-                by the content of tower, tokenizer and texts; an encoder without one is encoded anew each
-                time.
+            encoder: Its text tower. With a ``text_fingerprint()`` the result is remembered in memory and on
+                disk; an encoder without one is encoded anew each time.
             class_names: Distinct; may contain braces.
             templates: Each with ``{}`` exactly once.
             batch_size: Texts in one forward.
-            cache: A folder that keeps embeddings between processes.
+            cache: A folder that keeps embeddings between processes, in place of the one that
+                ``ZSROBUST_CACHE`` stands for. One that cannot be written is done without, after a warning.
 
         Raises:
-            ConfigError: No or duplicate class names, a template without exactly one ``{}``, or a cache folder
-                that cannot be written.
+            ConfigError: No or duplicate class names, or a template without exactly one ``{}``.
         """
         names, patterns = _checked_names(class_names), _checked_templates(templates)
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size} must be at least 1")
-        key = _key(encoder, names, patterns)
-        embeddings = _recall(key, cache, len(names))
+        key = _key(encoder, names, patterns, batch_size)
+        here = cache_folder.folder() if cache is None else cache
+        embeddings = _recall(key, here, len(names))
         if embeddings is None:
             embeddings = _encode(encoder, names, patterns, batch_size)
-            _remember(key, cache, embeddings)
+            _remember(key, here, embeddings)
         else:
             embeddings = embeddings.to(getattr(encoder, "device", "cpu"))
         return cls(names, patterns, embeddings)
@@ -125,61 +131,91 @@ def _encode(encoder: Encoder, names: tuple[str, ...], templates: tuple[str, ...]
         leave=False,
         disable=None if len(texts) > _BAR_FROM_TEXTS else True,
     )
-    features = torch.cat([encoder.encode_texts(texts[start : start + batch_size]).float() for start in bar])
-    units = normalize(features, dim=-1).view(len(names), len(templates), -1)
-    return normalize(units.mean(dim=1), dim=-1)
+    means: list[Tensor] = []
+    waiting: list[Tensor] = []  # features of classes that are not whole yet
+    for start in bar:
+        waiting.append(encoder.encode_texts(texts[start : start + batch_size]).float())
+        features = torch.cat(waiting)
+        whole = len(features) // len(templates) * len(templates)
+        if whole:
+            means.append(normalize(features[:whole], dim=-1).view(-1, len(templates), features.shape[1]).mean(dim=1))
+        waiting = [features[whole:].clone()]  # a view would hold on to the batch
+    return normalize(torch.cat(means), dim=-1)
 
 
-def _key(encoder: Encoder, names: tuple[str, ...], templates: tuple[str, ...]) -> str | None:
+def _key(encoder: Encoder, names: tuple[str, ...], templates: tuple[str, ...], batch_size: int) -> str | None:
     fingerprint = getattr(encoder, "text_fingerprint", None)
     if fingerprint is None:
         return None
-    content = json.dumps(["zsrobust.text_head/1", fingerprint(), names, templates])
+    device = torch.device(getattr(encoder, "device", "cpu"))
+    content = json.dumps(["zsrobust.text_head/2", fingerprint(), names, templates, batch_size, *_kernels(device)])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _recall(key: str | None, cache: Path | None, classes: int) -> Tensor | None:
+def _kernels(device: torch.device) -> tuple[str, ...]:
+    """What stands for the way that a device rounds."""
+    if device.type == "cuda":
+        return torch.__version__, torch.cuda.get_device_name(device)
+    return torch.__version__, device.type, platform.machine(), torch.backends.cpu.get_cpu_capability()
+
+
+def _recall(key: str | None, here: Path | None, classes: int) -> Tensor | None:
     """The ``(C, D)`` embeddings on the CPU, from memory or disk; None if they have to be computed."""
     if key is None:
         return None
     if key in _memory:
         _memory.move_to_end(key)
         return _memory[key]
-    if cache is None or not (path := cache / f"{key}.safetensors").is_file():
+    if here is None or not (path := _file(here, key)).is_file():
         return None
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        embeddings = load_file(path)["embeddings"]
+        stored = load(path.read_bytes())
+        embeddings, checksum = stored["embeddings"], stored["sha256"]
     except (SafetensorError, OSError, KeyError):
         return None  # a cache is never worth an error: computed again and replaced
-    if embeddings.ndim != 2 or len(embeddings) != classes:
+    if embeddings.ndim != 2 or len(embeddings) != classes or not torch.equal(checksum, _checksum(embeddings)):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # used now: others are evicted before it
     _keep(key, embeddings)
     return embeddings
 
 
-def _remember(key: str | None, cache: Path | None, embeddings: Tensor) -> None:
+def _remember(key: str | None, here: Path | None, embeddings: Tensor) -> None:
     if key is None:
         return
-    stored = embeddings.detach().cpu().clone()
+    stored = embeddings.detach().cpu().clone().contiguous()
     _keep(key, stored)
-    if cache is None:
+    if here is None:
         return
     from safetensors.torch import save
 
-    path = cache / f"{key}.safetensors"
-    fresh = cache / f".{key}.{secrets.token_hex(4)}.tmp"
+    path = _file(here, key)
+    fresh = path.with_name(f".{key}.{secrets.token_hex(4)}.tmp")
+    content = save({"embeddings": stored, "sha256": _checksum(stored)})
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(save({"embeddings": stored.contiguous()}))
-        os.replace(fresh, path)
-    except OSError as error:
-        raise ConfigError(f"text cache '{cache}' cannot be written: {error.strerror or error}") from error
+        if cache_folder.make_room(here, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(content)
+            os.replace(fresh, path)  # two processes write the same bytes, each to a file of its own
+    except OSError as problem:
+        cache_folder.warn_once(here, problem)
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def _file(here: Path, key: str) -> Path:
+    return here / "text" / f"{key}.safetensors"
+
+
+def _checksum(embeddings: Tensor) -> Tensor:
+    """(32,) uint8: sha256 of the values; the file's format has none of its own."""
+    digest = hashlib.sha256(embeddings.numpy().tobytes()).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 def _keep(key: str, embeddings: Tensor) -> None:

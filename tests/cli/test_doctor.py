@@ -130,3 +130,22 @@ def test_hub_only_when_asked(zsrobust: Zsrobust, monkeypatch: pytest.MonkeyPatch
     result = zsrobust("doctor", "--online")
     assert result.status == 1
     assert "http://127.0.0.1:9 does not answer" in result.out
+
+
+def test_the_folder_of_kept_work(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    (own_cache / "text").mkdir(parents=True)
+    (own_cache / "text" / f"{'a' * 64}.safetensors").write_bytes(b"x" * 50_000_000)
+    monkeypatch.setenv("ZSROBUST_CACHE_BYTES", "2GB")
+    assert doctor._kept() == (
+        f"{own_cache} has 0.05 of at most 2.00 GB (ZSROBUST_CACHE_BYTES) of pixels and text heads; "
+        "delete the folder to empty it"
+    )
+    monkeypatch.setenv("ZSROBUST_CACHE_BYTES", "plenty")
+    with pytest.raises(doctor.Broken, match="'plenty' is no size"):
+        doctor._kept()
+    monkeypatch.setenv("ZSROBUST_CACHE_BYTES", "")
+    monkeypatch.setenv("ZSROBUST_CACHE", str(own_cache / "text" / f"{'a' * 64}.safetensors" / "below"))
+    with pytest.raises(doctor.Broken, match="set ZSROBUST_CACHE to a folder that can, or to off"):
+        doctor._kept()
+    monkeypatch.setenv("ZSROBUST_CACHE", "off")
+    assert "not kept on disk (ZSROBUST_CACHE=off)" in doctor._kept()

@@ -4,12 +4,14 @@ import io
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from zsrobust.errors import DataError
+from zsrobust.tasks import images
 from zsrobust.tasks.images import decode, is_image
 
 RNG = np.random.default_rng(0)
@@ -219,3 +221,14 @@ def test_images_by_name(name):
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "a.jpg:Zone.Identifier", "._a.jpg", "readme.txt", "png"])
 def test_other_files_by_name(name):
     assert not is_image(name)
+
+
+def test_other_threads_leave_the_filters_of_warnings_alone(monkeypatch):
+    """They belong to the process: two threads that change and restore them leave them in each other's state."""
+    content, seen = encoded(Image.fromarray(COLOURS)), []
+    monkeypatch.setattr(images, "_upright", lambda image: seen.append(warnings.filters) or image)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(decode, content).result()
+    decode(content)
+    assert seen[0] is warnings.filters
+    assert seen[1] is not warnings.filters

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.tasks.tiny_data import pixels, png, write_folder, write_parquet
 
-import zsrobust.tasks.base as base
+import zsrobust.tasks.pixel_cache as pixel_cache
 from zsrobust.errors import ConfigError, DataError
 from zsrobust.geometry import Geometry
 from zsrobust.tasks import task
@@ -36,8 +36,9 @@ def test_images_are_not_the_cache_itself(folder):
     np.testing.assert_array_equal(opened.images([0])[0], pixels(0))
 
 
-def test_the_cache_saves_decoding_and_is_bounded(folder, monkeypatch):
-    monkeypatch.setattr(base, "CACHE_BYTES", 8 * 8 * 3 * 4)
+def test_the_memory_saves_decoding_and_is_bounded(folder, monkeypatch):
+    monkeypatch.setenv("ZSROBUST_CACHE", "off")
+    monkeypatch.setattr(pixel_cache, "MEMORY_BYTES", 8 * 8 * 3 * 4)
     opened = task(folder)
     reads = []
     original = type(opened.source).content

@@ -132,8 +132,7 @@ def _is_here(spec: TaskSpec, splits: Sequence[str], data: str | None) -> bool:
 def _decode(opened: Task) -> None:
     """Some images, through the task's geometry; raises for one that is unreadable or of the wrong size."""
     last = len(opened) - 1
-    for i in dict.fromkeys(round(k * last / (DECODED - 1)) for k in range(DECODED)):
-        opened.images([i])
+    opened.check(list(dict.fromkeys(round(k * last / (DECODED - 1)) for k in range(DECODED))))
 
 
 def _images(opened: Task, declared: Split) -> str:

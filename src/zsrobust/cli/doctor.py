@@ -63,6 +63,7 @@ def _checks(options: DoctorOptions) -> list[tuple[str, Check]]:
         ("bf16", lambda: _passes_of("bf16")),
         ("model 'tiny'", _tiny),
         ("cache", _cache),
+        ("kept work", _kept),
     ]
     return [*checks, ("hub", _hub)] if options.online else checks
 
@@ -230,6 +231,34 @@ def _cache() -> str:
     except OSError as problem:
         raise Broken(f"{folder} cannot be written ({problem.strerror}); set HF_HOME to a folder that can") from None
     return f"{folder} can be written"
+
+
+def _kept() -> str:
+    """The folder of decoded pixels and text heads; see zsrobust.cache."""
+    from zsrobust import cache
+
+    try:
+        here, bound = cache.folder(), cache.bound()
+    except ZSRobustError as problem:
+        raise Broken(str(problem)) from None
+    if here is None:
+        return (
+            f"pixels and text heads are not kept on disk ({cache.FOLDER_VARIABLE}={os.environ[cache.FOLDER_VARIABLE]})"
+        )
+    there = next(place for place in (here, *here.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as problem:
+        raise Broken(
+            f"{here} cannot be written ({problem.strerror}), so nothing is kept; "
+            f"set {cache.FOLDER_VARIABLE} to a folder that can, or to off"
+        ) from None
+    taken = sum(file.bytes for file in cache.kept(here)) / 1e9
+    return (
+        f"{here} has {taken:.2f} of at most {bound / 1e9:.2f} GB ({cache.BYTES_VARIABLE}) of pixels and text heads; "
+        "delete the folder to empty it"
+    )
 
 
 def _hub() -> str:

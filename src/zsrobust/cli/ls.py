@@ -58,9 +58,11 @@ def run(options: LsOptions) -> None:
 
 
 def _tasks() -> list[tuple[str, str]]:
-    from zsrobust.tasks import find, names
+    from zsrobust.tasks.catalogue import catalogue
+    from zsrobust.tasks.spec import read_spec
 
-    return [(name, find(name).description) for name in names()]
+    # one look at the catalogue: each asks every installed package
+    return [(name, read_spec(file).description) for name, file in sorted(catalogue().items())]
 
 
 def _suites() -> list[tuple[str, str]]:

@@ -26,8 +26,8 @@ from zsrobust.retrieval.captions import CaptionSet, caption_set
 from zsrobust.tasks.columns import pick_image
 from zsrobust.tasks.generated import open_world
 from zsrobust.tasks.images import is_image
-from zsrobust.tasks.parquet import ParquetSource, parquet_files
-from zsrobust.tasks.source import SPLITS, check_undivided, hidden, no_split, split_of, split_of_folder
+from zsrobust.tasks.parquet import ParquetSource, files_by_split, parquet_files
+from zsrobust.tasks.source import SPLITS, check_undivided, hidden, no_split, split_of_folder
 from zsrobust.tasks.webdataset import Member, WebDataset
 from zsrobust.tasks.world import captions as wording
 from zsrobust.tasks.world import scene as world
@@ -113,7 +113,7 @@ def parquet_captions(path: Path, split: str) -> CaptionSet:
     Raises:
         DataError: unreadable, no such columns, or a row whose captions are neither.
     """
-    files = _split_files(path, split)
+    files = files_by_split(path, split, "name the files after their splits (train.parquet, test.parquet)")[split]
     groups: list[tuple[int, int]] = []
     starts = [0]
     captions: list[Sequence[str]] = []
@@ -162,22 +162,6 @@ def _texts(value: object, where: str) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: captions are a text or a list of texts, not {str(value)[:40]!r}")
     return texts
-
-
-def _split_files(path: Path, split: str) -> list[Path]:
-    files = [path] if path.is_file() else parquet_files(path)
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        said = split_of(file.stem) or (split_of_folder(file.parent.name) if path.is_dir() else None)
-        found.setdefault(said or "", []).append(file)
-    if set(found) == {""}:
-        check_undivided(str(path), split, "name the files after their splits (train.parquet, test.parquet)")
-        return files
-    if "" in found:
-        raise DataError(f"{path}: {found[''][0].name} names no split, but other files do; rename it or move it away")
-    if split not in found:
-        raise no_split(str(path), split, list(found))
-    return found[split]
 
 
 # tars

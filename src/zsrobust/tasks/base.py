@@ -7,40 +7,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsrobust.errors import ConfigError, DataError
 from zsrobust.geometry import Geometry
 from zsrobust.tasks.corruptions import Corruption
+from zsrobust.tasks.images import decode
+from zsrobust.tasks.pixel_cache import PixelCache, PixelFile
 from zsrobust.tasks.source import Source
 
-CACHE_BYTES = 256 * 2**20
-"""Decoded pixels that a task keeps: the images used first; later ones are decoded each time."""
-
-
-class PixelCache:
-    """Decoded pixels by row, up to ``CACHE_BYTES``. Never evicts: over whole epochs nothing does better."""
-
-    def __init__(self) -> None:
-        self._pixels: dict[int, np.ndarray] = {}
-        self._bytes = 0
-
-    def get(self, row: int) -> np.ndarray | None:
-        """The row's pixels, if they are kept."""
-        return self._pixels.get(row)
-
-    def put(self, row: int, pixels: np.ndarray) -> None:
-        """Keep a row's pixels while there is room."""
-        if self._bytes + pixels.nbytes <= CACHE_BYTES:
-            self._pixels[row] = pixels
-            self._bytes += pixels.nbytes
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
     """Labelled images of one split. Immutable: ``take`` and ``with_geometry`` return new tasks on the data.
+
+    Pixels are decoded once and kept (see :mod:`zsrobust.tasks.pixel_cache`), for all tasks with the same images,
+    geometry and corruption; threads may share a task.
 
     Attributes:
         name: The TOML's name, or the folder's, file's or hub id.
@@ -89,7 +76,7 @@ class Task:
         return self.source.image_id(int(self.ids[i]))
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Pixels of some examples, decoded now unless they are kept.
+        """Pixels of some examples, decoded now unless they are kept; bit-equal either way.
 
         Args:
             indices: B positions in this task, in any order, from 0 to ``len(task) - 1``.
@@ -164,14 +151,18 @@ class Task:
             )
         return replace(self, ids=frozen(self.ids[good]), labels=frozen(self.labels[good]), bad_images=bad)
 
-    def check(self) -> None:
-        """Decode every image once, so that a broken one stops a run before it starts.
+    def check(self, indices: Sequence[int] | None = None) -> None:
+        """Read and decode images anew, whatever is kept of them, so that a broken one stops a run before it starts.
+
+        Args:
+            indices: Positions in this task; None: all.
 
         Raises:
             DataError: an image is unreadable or of the wrong size; it is named.
         """
-        for i in range(len(self)):
-            self.images([i])
+        for i in range(len(self)) if indices is None else indices:
+            row = int(self.ids[_inside(int(i), len(self))])
+            self._processed(row, self.source.image(row))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -220,14 +211,36 @@ class Task:
         kept = self._cache.get(row)
         if kept is not None:
             return kept
-        image = self.source.image(row)
+        file = self._cache.file(self.source, self.geometry, self.corruption)
+        if file is not None:
+            return self._through(file, row)
+        pixels = self._processed(row, self.source.image(row))
+        self._cache.put(row, pixels)
+        return pixels
+
+    def _through(self, file: PixelFile, row: int) -> np.ndarray:
+        """A row's pixels from the file, or decoded and put there: the very bytes whose digest stands beside them."""
+        digest, content = self.source.known_digest(row), None
+        if digest is None:
+            content, digest = self.source.read(row)
+        kept = file.get(row, digest)
+        if kept is not None:
+            return kept
+        if content is None:
+            content, digest = self.source.read(row)
+        pixels = self._processed(row, decode(content, name=self.source.name(row)))
+        if not file.put(row, digest, pixels):
+            self._cache.put(row, pixels)
+        return pixels
+
+    def _processed(self, row: int, image: Image) -> np.ndarray:
+        """Geometry, then corruption."""
         try:
             pixels = self.geometry(image)
         except DataError as problem:
             raise DataError(f"{self.source.name(row)} {problem}") from problem
         if self.corruption is not None:
             pixels = self.corruption(pixels, self.source.image_id(row))
-        self._cache.put(row, pixels)
         return pixels
 
     def _mixed(self, pixels: dict[int, np.ndarray]) -> DataError:

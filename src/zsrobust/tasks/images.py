@@ -17,7 +17,10 @@ is an ``UnreadableImage`` with the image's name. Nothing is ever decoded halfway
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +67,27 @@ def decode(source: bytes | Path, *, name: str | None = None) -> PILImage:
     called = name or (str(source) if isinstance(source, Path) else "image")
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doubtful metadata; the pixels are decoded in full or not at all
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-                return _to_rgb(_upright(image))
+        with _quiet(), Image.open(io.BytesIO(content)) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return _to_rgb(_upright(image))
     except Exception as problem:  # decoders raise nearly anything on broken bytes
         raise UnreadableImage(f"{called}: cannot be read as an image ({_reason(problem, called)})") from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings about doubtful metadata: the pixels are decoded in full or not at all.
+
+    Filters of warnings belong to the whole process, so other threads than the main one leave them as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _reason(problem: Exception, name: str) -> str:

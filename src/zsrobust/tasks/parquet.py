@@ -7,6 +7,7 @@ Labels are read at once; images stay in their row groups, of which the recently 
 from __future__ import annotations
 
 import json
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ from zsrobust.tasks.source import UNDIVIDED, Source, check_undivided, hidden, no
 
 GROUP_CACHE_BYTES = 2 * 2**30
 """Encoded bytes of row groups kept in memory."""
+_DIVIDE = (
+    "name the files after their splits (train.parquet, test.parquet), or divide the rows in a TOML: "
+    '[splits] train = { from = "all", rows = "0:800" }'
+)
 
 
 @dataclass
@@ -31,6 +36,14 @@ class ParquetSource(Source):
     groups: tuple[tuple[int, int], ...] = ()
     starts: tuple[int, ...] = ()
     _cache: OrderedDict[int, Any] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the row groups in memory: another process reads its own."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _cache=OrderedDict(), _lock=threading.Lock())
 
     def name(self, row: int) -> str:
         """File and row within the split."""
@@ -50,14 +63,15 @@ class ParquetSource(Source):
         return bisect_right(self.starts, row) - 1
 
     def _read(self, number: int) -> Any:
-        """The image column of one row group, from memory where it was used before."""
-        if number not in self._cache:
-            file, group = self.groups[number]
-            self._cache[number] = _column(self.files[file], self.image_column, group)
-            while len(self._cache) > 1 and sum(column.nbytes for column in self._cache.values()) > GROUP_CACHE_BYTES:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number]
+        """The image column of one row group, from memory where it was used before; one thread reads at a time."""
+        with self._lock:
+            if number not in self._cache:
+                file, group = self.groups[number]
+                self._cache[number] = _column(self.files[file], self.image_column, group)
+                while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > GROUP_CACHE_BYTES:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(number)
+            return self._cache[number]
 
 
 def open_parquet(
@@ -71,7 +85,7 @@ def open_parquet(
     Raises:
         DataError: no such split, unreadable files, columns that cannot be told apart, or labels that are not.
     """
-    splits = _split_files(path, split)
+    splits = files_by_split(path, split, _DIVIDE)
     files = splits[split]
     schema = _open(files[0]).schema_arrow
     features = _features(schema)
@@ -102,20 +116,25 @@ def parquet_files(root: Path) -> list[Path]:
     return sorted((p for p in found if not hidden(p)), key=lambda p: p.relative_to(root).as_posix())
 
 
-def _split_files(path: Path, split: str) -> dict[str, list[Path]]:
-    """Split → its files, with the split asked for among them."""
+def files_by_split(path: Path, split: str, divide: str) -> dict[str, list[Path]]:
+    """Split → its parquet files, with the split asked for among them.
+
+    Args:
+        path: A file, or a folder of files.
+        split: The split that is wanted.
+        divide: How such data is divided into splits, said where it is not and a split is wanted.
+
+    Raises:
+        NoSplit: there is no such split.
+        DataError: some files name a split, others none.
+    """
     files = [path] if path.is_file() else parquet_files(path)
     found: dict[str, list[Path]] = {}
     for file in files:
         said = split_of(file.stem) or (split_of_folder(file.parent.name) if path.is_dir() else None)
         found.setdefault(said or "", []).append(file)
     if set(found) == {""}:
-        check_undivided(
-            str(path),
-            split,
-            "name the files after their splits (train.parquet, test.parquet), or divide the rows in a TOML: "
-            '[splits] train = { from = "all", rows = "0:800" }',
-        )
+        check_undivided(str(path), split, divide)
         return {split: files}
     if "" in found:
         raise DataError(f"{path}: {found[''][0].name} names no split, but other files do; rename it or move it away")

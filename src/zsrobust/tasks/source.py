@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,14 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def encoded(self) -> bool:
+        """True where an image is its content, decoded: then pixels belong to the content's digest and can be kept.
+
+        A kind of data with an ``image`` of its own makes its images in another way.
+        """
+        return type(self).image is Source.image
+
     def name(self, row: int) -> str:
         """What messages call a row's image."""
         raise NotImplementedError
@@ -107,11 +115,30 @@ class Source:
         """
         return decode(self.content(row), name=self.name(row))
 
+    def read(self, row: int) -> tuple[bytes, bytes]:
+        """(content, its sha256) of a row, read now; the digest is remembered.
+
+        Raises:
+            DataError: it is missing or cannot be read.
+        """
+        content = self.content(row)
+        digest = self._digests[row] = hashlib.sha256(content).digest()
+        return content, digest
+
+    def known_digest(self, row: int) -> bytes | None:
+        """The digest of a row whose content was read before."""
+        return self._digests.get(row)
+
     def digest(self, row: int) -> bytes:
         """sha256 of the content of a row."""
-        if row not in self._digests:
-            self._digests[row] = hashlib.sha256(self.content(row)).digest()
-        return self._digests[row]
+        return self._digests.get(row) or self.read(row)[1]
+
+    def identity(self) -> tuple[str, ...]:
+        """Texts that tell these rows from others: of other data, of another split. Not their content: see digest."""
+        labels = hashlib.sha256(np.ascontiguousarray(self.labels, dtype="<i8").tobytes()).hexdigest()
+        where = str(Path(self.where).absolute()) if Path(self.where).exists() else self.where
+        ends = (self.name(0), self.name(len(self) - 1)) if len(self) else ()
+        return self.kind, where, str(len(self)), labels, *ends
 
     def image_id(self, row: int) -> str:
         """Equal for rows, of any task, with the same content."""
