@@ -29,7 +29,9 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def scores(path: Path) -> bytes:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return json.dumps([{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]).encode()
+    return json.dumps(
+        [{k: v for k, v in line.items() if k not in ("images_per_second", "waiting")} for line in lines]
+    ).encode()
 
 
 def cells(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Agenda:
     ended: dict[str, Outcome] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     _missing: set[str] = field(default_factory=set)
+    _open: dict[str, Job] = field(default_factory=dict)
 
     def known(self, job: Job) -> Outcome | None:
         """How a job ended; looks into the store once."""
@@ -39,25 +40,28 @@ class Agenda:
         """What has to be done of a chain whose last job is wanted."""
         if jobs and self.known(jobs[-1]) is None:
             for job in jobs:
-                if self.known(job) is None:
-                    self.jobs.setdefault(job.key, job)
+                if self.known(job) is None and job.key not in self.jobs:
+                    self.jobs[job.key] = self._open[job.key] = job
 
     def end(self, job: Job, outcome: Outcome) -> None:
         """Takes note; what waited for a job without a result has none either."""
-        self.ended[job.key] = outcome
+        self._close(job, outcome)
         if outcome.failure is not None:
-            for waiting in self.jobs.values():
-                if waiting.adapted == job.key:
-                    self.ended[waiting.key] = Outcome(error=outcome.failure)
+            for waiting in [one for one in self._open.values() if one.adapted == job.key]:
+                self._close(waiting, Outcome(error=outcome.failure))
 
     def next(self) -> Job | None:
         """The first job that can be started now."""
-        for job in self.jobs.values():
-            ready = job.adapted is None or job.adapted not in self.jobs or job.adapted in self.ended
-            if job.key not in self.started and job.key not in self.ended and ready:
+        for job in self._open.values():
+            ready = job.adapted is None or job.adapted not in self._open
+            if job.key not in self.started and ready:
                 return job
         return None
 
     def open(self) -> list[Job]:
         """Jobs that have not ended."""
-        return [job for job in self.jobs.values() if job.key not in self.ended]
+        return list(self._open.values())
+
+    def _close(self, job: Job, outcome: Outcome) -> None:
+        self.ended[job.key] = outcome
+        self._open.pop(job.key, None)

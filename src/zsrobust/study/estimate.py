@@ -111,7 +111,8 @@ class Forecast:
 
     def seconds(self, jobs: Iterable[Job]) -> float:
         """One after the other."""
-        return sum(job.units * median(self._ratios.get(job.kind, [1.0])) for job in jobs)
+        typical = {kind: median(ratios) for kind, ratios in self._ratios.items()}
+        return sum(job.units * typical.get(job.kind, 1.0) for job in jobs)
 
 
 def _passes(attack: Asked, classes: int) -> float:

@@ -221,13 +221,14 @@ class Plan:
         return Search(tune.option, tune.seed, tune.images, trials, source, HELD_OUT[1 if adversarial else 0])
 
     def _adaptation(self, settings: Mapping[str, Any]) -> Job:
+        _check_fixed(settings, "batch_size", "attention")
         task, held_out = self._bench.training(settings), self._bench.held_out(settings)
         how = {name: settings[name] for name in Recipe.__dataclass_fields__}
         recipe = Recipe(**how)
         method = make_method(settings["method"], settings["method_options"])
         tuning = make_tuning(settings["tuning"], settings["tuning_options"])
         check(method, recipe.labels)
-        check_batch(method, min(recipe.batch_size, len(task)))
+        check_batch(method, min(recipe.size, len(task)))
         ball = Threat.parse(settings["threat"])
         model = self._bench.model(settings["model"], settings["attention"])
         self._bench.fits(tuning, model)
@@ -243,12 +244,14 @@ class Plan:
             "attention": settings["attention"],
             "threads": self._threads,
             **recipe.deciding(),
+            **_compiled(settings),
         }
         units = self._clock.adaptation(model, settings, method, task, held_out)
         return Job("adapted", key_of(content), content, settings, base=settings["model"], units=units)
 
     def _evaluation(self, base: str, adapted: Job | None, alpha: float | None) -> Job:
         settings = self.recipe.evaluate
+        _check_fixed(settings, "rows", "attention")
         model = self._bench.model(base, settings["attention"])
         tasks = self._bench.evaluation(settings)
         balls = expand_threats(
@@ -273,10 +276,24 @@ class Plan:
             "budget": budget,
             "seeds": seeds,
             **{name: settings[name] for name in ("mode", "rows", "on_bad_image", "attention")},
+            **_compiled(settings),
         }
         units = self._clock.evaluation(model, settings, attacks, tasks) * len(seeds)
         key = adapted.key if adapted is not None else None
         return Job("evaluated", key_of(content), content, settings, base=base, adapted=key, alpha=alpha, units=units)
+
+
+def _check_fixed(settings: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if settings[name] == "auto":
+            raise ConfigError(
+                f"{name} auto would be found for each cell by itself; a study compares like with like: name one"
+            )
+
+
+def _compiled(settings: Mapping[str, Any]) -> dict[str, bool]:
+    """An option that came later: left as it was, it changes no key."""
+    return {"compile": True} if settings["compile"] else {}
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -21,6 +23,7 @@ from zsrobust.study.bench import Bench
 from zsrobust.study.cells import Failure, failures, is_done, write_cells, write_plan
 from zsrobust.study.estimate import Clock, Forecast, in_words
 from zsrobust.study.grid import Cell
+from zsrobust.study.order import Order
 from zsrobust.study.plan import Known, Plan
 from zsrobust.study.progress import Progress
 from zsrobust.study.recipe import StudyRecipe
@@ -76,21 +79,19 @@ def study(
         for recipe in recipes
     ]  # fmt: skip
     agenda, forecast = Agenda(shared), Forecast()
+    order = Order(plans, agenda)
     for plan in plans:
-        _enlist_tuning(plan, agenda)
-    for plan in plans:
-        _enlist_cells(plan, agenda)
         _learn(plan, agenda.known, forecast)
     for plan in plans:
         _tell(plan, agenda.known, say)
-    _tell_time(plans, agenda, forecast, count, threads, say)
+    _tell_time(order, forecast, count, threads, say)
     if dry_run:
         return []
     for plan in plans:
         write_plan(plan, agenda.known, count, threads)
         write_cells(plan, agenda.known)
     with _terminable(), _crew_of(count, threads, bench, Path(store), device) as workers:
-        _work_through(plans, agenda, forecast, workers, count)
+        _work_through(plans, agenda, order, forecast, workers, count)
     return [failure for plan in plans for failure in failures(plan, agenda.known)]
 
 
@@ -144,36 +145,12 @@ def _wanted(recipe: StudyRecipe, seeds: Sequence[int], only: Mapping[str, str]) 
     return wanted
 
 
-def _enlist_tuning(plan: Plan, agenda: Agenda) -> None:
-    for search in plan.searches.values():
-        for job in search.trials.values():
-            agenda.add([job])
-
-
-def _enlist_cells(plan: Plan, agenda: Agenda) -> None:
-    """Adds the jobs of the cells whose tuning is over."""
-    for cell in plan.wanted:
-        found = plan.resolve(cell, agenda.known)
-        if found is not None:
-            agenda.add(found.jobs)
-
-
-def _remaining(plans: Sequence[Plan], agenda: Agenda) -> list[Job]:
-    """All jobs that are left, with stand-ins for cells whose tuning goes on."""
-    left = {job.key: job for job in agenda.open()}
-    for plan in plans:
-        for cell in plan.wanted:
-            if plan.resolve(cell, agenda.known) is None:
-                left |= {job.key: job for job in plan.rough(cell)}
-    return list(left.values())
-
-
 def _learn(plan: Plan, known: Known, forecast: Forecast) -> None:
     done: dict[str, Job] = {}
     for search in plan.searches.values():
         done |= {job.key: job for job in search.trials.values()}
-    for cell in plan.cells:
-        found = plan.resolve(cell, known) if cell in plan.wanted else None
+    for cell in plan.wanted:
+        found = plan.resolve(cell, known)
         done |= {job.key: job for job in found.jobs} if found is not None else {}
     for job in done.values():
         outcome = known(job)
@@ -181,8 +158,11 @@ def _learn(plan: Plan, known: Known, forecast: Forecast) -> None:
             forecast.learn(job, outcome)
 
 
-def _work_through(plans: Sequence[Plan], agenda: Agenda, forecast: Forecast, workers: Workers, count: int) -> None:
-    with Progress(len(_remaining(plans, agenda))) as progress:
+def _work_through(
+    plans: Sequence[Plan], agenda: Agenda, order: Order, forecast: Forecast, workers: Workers, count: int
+) -> None:
+    notes = _Notes(plans, agenda.known)
+    with Progress(len(order.remaining())) as progress, notes:
         while True:
             while workers.free() and (job := agenda.next()) is not None:
                 agenda.started.add(job.key)
@@ -192,29 +172,37 @@ def _work_through(plans: Sequence[Plan], agenda: Agenda, forecast: Forecast, wor
             job, outcome = workers.next()
             agenda.end(job, outcome)
             forecast.learn(job, outcome)
-            for plan in plans:
-                _enlist_cells(plan, agenda)
-                write_cells(plan, agenda.known)
-            remaining = _remaining(plans, agenda)
+            order.ended(job)
+            notes.refresh()
+            remaining = order.remaining()
             progress.ended(
-                job, outcome, _called(plans, job, agenda.known), left=len(remaining),
-                seconds=forecast.seconds(remaining) / count,
-            )  # fmt: skip
+                job, outcome, order.name(job), left=len(remaining), seconds=forecast.seconds(remaining) / count
+            )
 
 
-def _called(plans: Sequence[Plan], job: Job, known: Known) -> str:
-    """Of which cell a job is, for people: the first, where several share it."""
-    for plan in plans:
-        for combination, search in plan.searches.items():
-            for value, trial in search.trials.items():
-                if trial.key == job.key:
-                    tried = f"{search.option} {value:g}"
-                    return f"{plan.recipe.name}: tuning {', '.join([*combination.levels.values(), tried])}"
-        for cell in plan.wanted:
-            found = plan.resolve(cell, known)
-            if found is not None and job.key in [one.key for one in found.jobs]:
-                return f"{plan.recipe.name}: {cell.describe()}"
-    return job.key
+class _Notes:
+    """Keeps ``cells.json`` of every study up to date, for a tenth of the time at most; at the end it is complete."""
+
+    def __init__(self, plans: Sequence[Plan], known: Known) -> None:
+        self._plans, self._known, self._next = plans, known, 0.0
+
+    def refresh(self) -> None:
+        """Writes, unless the last time is not long ago for what it took."""
+        if (begun := time.monotonic()) >= self._next:
+            self._write()
+            self._next = begun + 10 * (time.monotonic() - begun)
+
+    def _write(self) -> None:
+        for plan in self._plans:
+            write_cells(plan, self._known)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write()
 
 
 def _tell(plan: Plan, known: Known, say: Say) -> None:
@@ -238,8 +226,8 @@ def _tell(plan: Plan, known: Known, say: Say) -> None:
         )
 
 
-def _tell_time(plans: Sequence[Plan], agenda: Agenda, forecast: Forecast, count: int, threads: int, say: Say) -> None:
-    remaining = _remaining(plans, agenda)
+def _tell_time(order: Order, forecast: Forecast, count: int, threads: int, say: Say) -> None:
+    remaining = order.remaining()
     if not remaining:
         say("Time     nothing is left to compute")
         return
