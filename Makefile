@@ -1,13 +1,14 @@
 # make demo    set everything up and run the main job on the embedded model
 # make test    set everything up and run the tests (what .ci/run calls)
 # make test-all   the long tests too; make clean   removes the environment
+# make bench   measure speed against the machine's floor (25 minutes on 2 quiet cores)
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all bench check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/zsrobust demo
@@ -17,6 +18,9 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m benchmarks.speed --folder runs/bench
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

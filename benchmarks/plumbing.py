@@ -24,7 +24,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from benchmarks.attack_step import CLIP_MEAN, CLIP_STD, EMBEDDING, HEADS, LAYERS, PATCH, SIZE, WIDTH
+from benchmarks.speed.models import CLIP_MEAN, CLIP_STD
+from benchmarks.speed.models import VIT_B_32 as SHAPE
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from zsrobust.encoders.embedded import tiny_folder
@@ -46,16 +47,17 @@ def random_clip(folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
         text = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
         vision = {
-            "image_size": SIZE, "patch_size": PATCH, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH,
-            "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+            "image_size": SHAPE.size, "patch_size": SHAPE.patch, "hidden_size": SHAPE.width,
+            "intermediate_size": 4 * SHAPE.width, "num_hidden_layers": SHAPE.layers, "num_attention_heads": SHAPE.heads,
         }  # fmt: skip
         torch.manual_seed(0)
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDING)).save_pretrained(folder)
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=SHAPE.embedding)
+        CLIPModel(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
         json.dumps(
             {
-                "crop_size": SIZE,
+                "crop_size": SHAPE.size,
                 "do_center_crop": True,
                 "do_normalize": True,
                 "do_resize": True,
@@ -63,7 +65,7 @@ def random_clip(folder: Path) -> None:
                 "image_processor_type": "CLIPImageProcessor",
                 "image_mean": CLIP_MEAN,
                 "image_std": CLIP_STD,
-                "size": SIZE,
+                "size": SHAPE.size,
             }
         )
     )

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from tests.fakes import Toy, labelled_by, task
 
-from zsrobust import adaptation, checkpoint
+from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.metrics import MetricsFile
@@ -27,6 +27,7 @@ from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import RecordFile
 from zsrobust.run_folder import RunFolder
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 
 STEPS, EVERY, LOG = 12, 3, 2
 
@@ -67,13 +68,13 @@ def half_a_line(self: MetricsFile, step: int, values: object) -> None:
 MOMENTS: dict[
     str, tuple[Callable[[], None], int]
 ] = {  # name → (how to die, the step of the newest whole checkpoint then)
-    "in step 5": (lambda: after(4, adaptation, "_learn"), 3),
+    "in step 5": (lambda: after(4, Step, "learn"), 3),
     "in the checkpoint at 6, weights written": (lambda: after(1, checkpoint, "_save_tensors"), 3),
     "in the checkpoint at 6, all written but not renamed": (lambda: after(3, checkpoint, "_sync"), 3),
     "in the checkpoint at 6, renamed": (lambda: after(4, checkpoint, "_sync"), 6),
     "while old metrics are rewritten": (lambda: after(0, os, "replace"), 6),
     "in the middle of a line of metrics": (lambda: after(1, MetricsFile, "write", half_a_line), 9),
-    "in the last step": (lambda: after(STEPS - 9 - 1, adaptation, "_learn"), 9),
+    "in the last step": (lambda: after(STEPS - 9 - 1, Step, "learn"), 9),
 }
 
 

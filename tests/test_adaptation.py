@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.fakes import CLASSES, Toy, task
 from torch import Tensor, nn
 
-from zsrobust import adaptation, checkpoint
+from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.divergence import DivergenceGuard
@@ -27,10 +27,11 @@ from zsrobust.methods.tecoa import TeCoA
 from zsrobust.metrics import MetricsFile
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import generator
-from zsrobust.recipe import OPTIMIZERS, Recipe
+from zsrobust.recipe import LATER, OPTIMIZERS, Recipe
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 
 ROOT = Path(__file__).parents[1]
 THREAT = Threat("linf", "8/255")
@@ -267,6 +268,8 @@ def test_the_measured_learning_rate_is_the_one_in_force(tmp_path: Path) -> None:
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1, not 0"),
+        ({"attack_precision": "bf16"}, "attack_precision 'bf16'; did you mean 'bfloat16'"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": math.nan}, "lr must be above 0"),
         ({"warmup": 1.0}, r"warmup in \[0, 1\)"),
@@ -383,14 +386,14 @@ class Stop(BaseException):
 
 
 def stop_in_step(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn, count = adaptation._learn, itertools.count(1)
+    learn, count = Step.learn, itertools.count(1)
 
-    def stopping(*args: Any) -> float:
+    def stopping(*args: Any) -> Tensor:
         if next(count) == step:
             raise Stop
         return learn(*args)
 
-    monkeypatch.setattr(adaptation, "_learn", stopping)
+    monkeypatch.setattr(Step, "learn", stopping)
 
 
 def stopped(tmp_path: Path, step: int = 4, **options: Any) -> None:
@@ -470,6 +473,55 @@ def test_other_templates_are_another_configuration(tmp_path: Path) -> None:
 def test_how_often_is_logged_and_saved_may_change(tmp_path: Path) -> None:
     stopped(tmp_path)
     assert same(run(run=tmp_path, checkpoint_every=1, log_every=2), run())
+
+
+@pytest.mark.parametrize("name", ["threads", "processes"])
+def test_threads_and_processes_may_change_and_that_is_said(name: str, tmp_path: Path) -> None:
+    stopped(tmp_path)
+    changed_in_checkpoints(tmp_path, lambda told: told | {name: 7})
+    with pytest.warns(
+        UserWarning, match=rf"another number of {name} \(7, now 1\): .*up to rounding, not bit for bit"
+    ) as caught:
+        found = run(run=tmp_path)
+    assert len(caught) == 1
+    assert same(found, run())
+
+
+def changed_in_checkpoints(folder: Path, change: Any) -> None:
+    for path in folder.glob("checkpoints/*/state.json"):
+        state = json.loads(path.read_text())
+        state["configuration"] = change(state["configuration"])
+        path.write_text(json.dumps(state))
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    # What a checkpoint of a run with default options holds has not changed.
+    stopped(tmp_path)
+    state = json.loads((tmp_path / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert state.keys() == {"format", "step", "losses", "configuration"}
+    assert state["configuration"].keys() == {
+        *("base", "base_fingerprint", "method", "tuning", "task", "task_fingerprint", "templates", "images", "threat"),
+        *("attack", "threads", "epochs", "batch_size", "lr", "optimizer", "weight_decay", "warmup", "precision"),
+        *("labels", "seed"),
+    }
+
+
+def test_options_that_came_later_change_no_key_while_they_are_off() -> None:
+    # Cells of studies and run folders are found again by the hash of this.
+    assert Recipe().deciding() == {
+        "epochs": 10, "batch_size": 256, "lr": 1e-5, "optimizer": "sgd", "weight_decay": 0.0, "warmup": 0.02,
+        "precision": "float32", "labels": "true", "seed": 0,
+    }  # fmt: skip
+    on: dict[str, Any] = {"micro_batch": 4, "checkpoint_activations": True, "attack_precision": "bfloat16"}
+    assert on.items() <= Recipe(**on).deciding().items()
+    assert set(on) == set(LATER)
+
+
+def test_a_run_folder_is_of_one_job_at_a_time(tmp_path: Path) -> None:
+    with checkpoint.claimed(tmp_path / "run"), pytest.raises(RunError, match="being adapted in by another process"):
+        run(run=tmp_path / "run")
+    run(run=tmp_path / "run")
+    run(run=tmp_path / "run")
 
 
 # Metrics

@@ -12,11 +12,11 @@ import torch
 from tests.fakes import Toy, task
 from torch import nn
 
-from zsrobust import adaptation
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.averaging import Average
 from zsrobust.errors import ConfigError, RunError
+from zsrobust.held_out import Examiner
 from zsrobust.recipe import Recipe
 from zsrobust.threat import Threat
 
@@ -82,7 +82,7 @@ def test_held_out_images_are_scored_with_what_comes_out(
         seen.append(copy.deepcopy(examiner.learner.encoder.state_dict()))
         return {}
 
-    monkeypatch.setattr(adaptation._Examiner, "scores", scores)
+    monkeypatch.setattr(Examiner, "scores", scores)
     common: dict[str, Any] = {"task": task(12), "attack": PGD(Threat(), 1), "epochs": 2, "batch_size": 4, "lr": 1.0}
     adapted: Any = adapt(Toy(), held_out=task(12), **common, **options)
     assert all(torch.equal(w, seen[0][n]) for n, w in adapted.state_dict().items())

@@ -18,7 +18,8 @@ import zsrobust as zr
 SOURCE = Path(zr.__file__).parent
 LEAVES = {
     "errors", "registry", "geometry", "records", "statistics", "threat", "losses", "randomness", "pixels", "passes",
-    "run_folder", "metrics", "text_head", "squares", "hints", "yaml_files", "line_file",
+    "run_folder", "metrics", "text_head", "squares", "hints", "yaml_files", "line_file", "cache",
+    "distributed", "sharing", "memory",
 }  # fmt: skip
 WITHOUT_TORCH = ["zsrobust", "errors", "registry", "records", "statistics", "geometry", "tasks", "report", "cli"]
 # Layer by layer; a module may import from lower ones only. What is not named is above them all.

@@ -9,7 +9,7 @@ import pytest
 
 import zsrobust
 from zsrobust.errors import RunError
-from zsrobust.run_folder import RunFolder, versions, write_atomically
+from zsrobust.run_folder import ReadOnly, RunFolder, versions, write_atomically
 
 SETTINGS = {"space": "native", "precision": "float32", "rows": 32}
 MODEL = {"name": "tiny", "fingerprint": "abc", "adapted_on": []}
@@ -109,3 +109,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_atomically(path, b"seed: 1\n")
     assert path.read_text() == "seed: 0\n"
     assert sorted(tmp_path.iterdir()) == before, "no temporary file stays"
+
+
+def test_a_process_that_does_not_write_compares(tmp_path: Path) -> None:
+    first = run(tmp_path / "run")
+    other = ReadOnly(tmp_path / "nowhere", first.header, settings=SETTINGS)
+    for folder in (first, other):
+        folder.declare("models", MODEL)
+    other.compare(first.header)
+    other.write_config("x")
+    assert not (tmp_path / "nowhere").exists()
+    other.declare("tasks", {"name": "digits", "fingerprint": "of other images"})
+    with pytest.raises(RunError, match="this process has other tasks than the first one"):
+        other.compare(first.header)
+    with pytest.raises(RunError, match='device is "cuda" in the first process, "cpu" in this one'):
+        ReadOnly(tmp_path, first.header | {"device": "cuda"}, settings={"device": "cpu"})

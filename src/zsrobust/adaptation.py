@@ -1,18 +1,20 @@
-"""The one training loop: adversarial adaptation of a visual tower, read top to bottom.
+"""Adversarial adaptation of a visual tower: the one training loop.
 
-Each step: the adversary climbs the method's ``inner`` for exactly K steps on frozen weights, then the learner takes one
-optimizer step down the method's ``outer``. Data order, random starts and learning rate are functions of (seed, step),
-so a run that is killed and resumed from its checkpoint ends with the same weights, bit for bit on a CPU with the same
-number of threads.
+Each step (:mod:`zsrobust.training_step`): the adversary climbs the method's ``inner`` for exactly K steps on frozen
+weights, then the learner takes one optimizer step down the method's ``outer``. Data order, random starts and learning
+rate are functions of (seed, step), so a run that is killed and resumed from its checkpoint ends with the same weights,
+bit for bit on a CPU with the same number of threads and processes, else up to rounding. Several processes share each
+batch; only the first one writes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,26 @@ from tqdm import tqdm
 from zsrobust import checkpoint
 from zsrobust.attacks.pgd import PGD
 from zsrobust.averaging import Average
+from zsrobust.distributed import Stopped, broadcast, translated, world
 from zsrobust.divergence import DivergenceGuard
+from zsrobust.encoders import switches
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
-from zsrobust.losses import cross_entropy
+from zsrobust.fitting import fitting_batch
+from zsrobust.held_out import Examiner
 from zsrobust.methods import METHODS
-from zsrobust.methods.base import Batch, Learner, Method
-from zsrobust.methods.targets import check, check_batch, prepare
+from zsrobust.methods.base import Learner, Method
+from zsrobust.methods.targets import check, check_batch, check_split
 from zsrobust.metrics import MetricsFile
-from zsrobust.passes import frozen
-from zsrobust.pixels import to_pixels
-from zsrobust.randomness import generator, seeded
-from zsrobust.recipe import HELD_OUT_STEPS, OPTIMIZERS, Precision, Recipe
+from zsrobust.randomness import seeded
+from zsrobust.recipe import AUTO, OPTIMIZERS, Recipe
+from zsrobust.recomputation import blocks_of
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
+from zsrobust.training_data import Feed, Part, steps_of
+from zsrobust.training_step import Step
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
 
@@ -69,7 +75,8 @@ def adapt(
         tuning: A name, or an object that fulfils :class:`~zsrobust.tuning.base.Tuning`: what is trained.
         held_out: Examples of the same classes, with which the method's own classifier is scored after the last step,
             clean and under PGD-10 within the attack's threat; they change nothing. None: no such scores.
-        run: Folder for checkpoints and metrics; a run that was interrupted goes on. None: nothing is written.
+        run: Folder for checkpoints and metrics, which all processes of a job see; a run that was interrupted goes on,
+            with any number of processes. None: nothing is written.
         tensorboard: Also write TensorBoard events into the run folder.
         progress: Show a bar. None: when standard error is a terminal.
         **recipe: Fields of :class:`~zsrobust.recipe.Recipe`.
@@ -77,65 +84,177 @@ def adapt(
     Raises:
         ConfigError: an option that is not allowed.
         ModelError: the encoder cannot be adapted.
-        RunError: the run folder cannot be written, or was started with another configuration.
+        RunError: the run folder cannot be written, was started with another configuration, or is in use; a step does
+            not fit into memory; or another process of the job is gone.
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
     method = METHODS[method]() if isinstance(method, str) else method
     tuning = TUNINGS[tuning]() if isinstance(tuning, str) else tuning
-    how = Recipe.of(recipe)
+    how, here, folder = Recipe.of(recipe), world(), Path(run) if run is not None else None
     check(method, how.labels)
-    check_batch(method, min(how.batch_size, len(task)))
+    check_split(method, here.size, how.micro_batch)
+    if how.batch_size != AUTO:
+        check_batch(method, min(how.size, len(task)))
     task = in_space(task, encoder, attack.threat.space)
     learner, parameters = _learner(encoder, task, method, tuning, how.seed)
-    optimizer = _optimizer(parameters, method, how)
-    configuration = _configuration(encoder, method, tuning, task, attack, how)
-    examiner = _Examiner(held_out, learner, method, attack, how) if held_out is not None else None
-
-    folder = Path(run) if run is not None else None
-    with seeded(how.seed):
-        steps = how.epochs * math.ceil(len(task) / how.batch_size)
-        average = Average(how, steps, {n: p for n, p in parameters.items() if not n.startswith(EXTRA)})
-        kept = parameters | average.named()
-        position = checkpoint.Position(0, {})
-        if folder is not None and (last := checkpoint.latest(folder / "checkpoints")):
-            position = checkpoint.restore(last, kept, optimizer, configuration)
-        guard = DivergenceGuard(position.losses, folder)
-
-        step, clock = position.step, time.monotonic()
-        bar = tqdm(
-            total=steps, initial=step, desc="adapt", unit="step", disable=None if progress is None else not progress
+    _check_passes(learner.encoder, how)
+    step = Step(learner, method, attack, parameters, _optimizer(parameters, method, how), how, here)
+    with _naming_the_checkpoint(folder):
+        step.how = how = _sized(step, task, folder)
+        configuration = _configuration(encoder, method, tuning, task, attack, how) | (
+            {} if here.alone else {"processes": here.size}
         )
-        with bar, MetricsFile(folder, resume_at=step, tensorboard=tensorboard) as metrics:
-            for keys, pixels, truth in _batches(task, how, device_of(learner.encoder), first=step, steps=steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = group["factor"] * how.learning_rate(step, steps)
-                batch = _prepared(learner, method, method.views(pixels, keys), truth, how)
-                points = _adversary(learner, method, attack, batch, keys, how.precision)
-                loss = _learn(learner, method, points, batch, parameters, optimizer, how.precision)
-                guard.check(loss, step)
-                step += 1
-                average.update(step)
+        examiner = None
+        if held_out is not None:
+            rows = min(-(-how.size // here.size), how.micro_batch or how.size)  # no more than a step passes at once
+            examiner = Examiner(
+                held_out, learner, method, attack, rows=rows, precision=how.precision, seed=how.seed, world=here
+            )
+        with ExitStack() as stack:
+            stack.enter_context(seeded(how.seed))
+            if folder is not None and here.main:
+                stack.enter_context(checkpoint.claimed(folder))
+            _Run(step, task, examiner, folder, configuration).train(tensorboard=tensorboard, progress=progress)
+    return _finished(tuning.finish(learner.encoder), encoder, task, configuration)
+
+
+@dataclass
+class _Run:
+    """A run from its last checkpoint, or its beginning, to its end."""
+
+    step: Step
+    task: Task
+    examiner: Examiner | None
+    folder: Path | None
+    configuration: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        how = self.step.how
+        self.main = self.step.world.main
+        self.steps = steps_of(len(self.task), how.epochs, how.size)
+        own = {name: p for name, p in self.step.parameters.items() if not name.startswith(EXTRA)}
+        self.average = Average(how, self.steps, own)
+        self.kept = {**self.step.parameters, **self.average.named()}
+
+    def train(self, *, tensorboard: bool, progress: bool | None) -> None:
+        """All steps that are left."""
+        how, position = self.step.how, self._restored()
+        guard = DivergenceGuard(position.losses, self.folder)
+        feed = Feed(
+            self.task, how.size, how.seed, self.step.device, first=position.step, steps=self.steps,
+            world=self.step.world,
+        )  # fmt: skip
+        if position.step < self.steps and not self.step.world.alone:
+            self.step.distribute(feed.part(position.step))
+        hidden = True if not self.main or progress is False else None if progress is None else False
+        bar = tqdm(total=self.steps, initial=position.step, desc="adapt", unit="step", disable=hidden)
+        written = self.folder if self.main else None
+        number, clock = position.step, time.monotonic()
+        with bar, MetricsFile(written, resume_at=number, tensorboard=tensorboard and self.main) as metrics:
+            for part in feed:
+                for group in self.step.optimizer.param_groups:
+                    group["lr"] = group["factor"] * how.learning_rate(number, self.steps)
+                loss, points = self.step.take(part, number)
+                guard.check(loss, number)
+                number += 1
+                self.average.update(number)
                 line: dict[str, float] = {}
-                if step % how.log_every == 0 or step == steps:
-                    line = _measure(learner, points, pixels, truth, how.precision) | {
-                        "loss": loss,
-                        "lr": how.learning_rate(step - 1, steps),
-                        "images_per_second": (step - position.step) * how.batch_size / (time.monotonic() - clock),
+                if number % how.log_every == 0 or number == self.steps:
+                    passed = max(time.monotonic() - clock, 1e-9)
+                    line = self._line(points, part, loss, number) | {
+                        "images_per_second": (number - position.step) * how.size / passed,
+                        "waiting": feed.waited / passed,
                     }
                     bar.set_postfix_str(_shown(line), refresh=False)
-                if examiner is not None and step == steps:
-                    with average.in_place():
-                        line |= examiner.scores()
+                if self.examiner is not None and number == self.steps:
+                    self.examiner.rows = min(self.examiner.rows, self.step.rows or self.examiner.rows)
+                    with self.average.in_place():
+                        line |= self.examiner.scores()
                 if line:
-                    metrics.write(step, line)
+                    metrics.write(number, line)
                 bar.update()
-                if step % how.checkpoint_every == 0 or step == steps:
-                    guard.check_weights(parameters, step)
-                    if folder is not None:
-                        now = checkpoint.Position(step, guard.state)
-                        checkpoint.save(folder / "checkpoints", now, kept, optimizer, configuration)
-        average.settle()
-    return _finished(tuning.finish(learner.encoder), encoder, task, configuration)
+                if number % how.checkpoint_every == 0 or number == self.steps:
+                    self._save(number, guard)
+        self.average.settle()
+
+    def _restored(self) -> checkpoint.Position:
+        """Where the run is: what the first process says, restored in all of them."""
+        if self.folder is None:
+            return checkpoint.Position(0, {})
+        last = broadcast(checkpoint.latest(self.folder / "checkpoints") if self.main else None)
+        if last is None:
+            return checkpoint.Position(0, {})
+        position = checkpoint.restore(last, self.kept, self.step.optimizer, self.configuration)
+        if self.step.scaler is not None and position.scaler:
+            self.step.scaler.load_state_dict(dict(position.scaler))
+        if position.changed and self.main:
+            what = " and ".join(position.changed)
+            warnings.warn(
+                f"{self.folder} was begun with another number of {what}: what comes out equals the uninterrupted run "
+                "up to rounding, not bit for bit",
+                stacklevel=5,
+            )
+        return position
+
+    def _line(self, points: Tensor, part: Part, loss: float, number: int) -> dict[str, float]:
+        rate = self.step.how.learning_rate(number - 1, self.steps)
+        return self.step.measured(points, part) | {"loss": loss, "lr": rate}
+
+    def _save(self, number: int, guard: DivergenceGuard) -> None:
+        guard.check_weights(self.step.parameters, number)
+        guard.check_alike(self.step.parameters, number)
+        if self.folder is not None and self.main:
+            scaling = {} if self.step.scaler is None else self.step.scaler.state_dict()
+            now = checkpoint.Position(number, guard.state, scaling)
+            checkpoint.save(self.folder / "checkpoints", now, self.kept, self.step.optimizer, self.configuration)
+
+
+@contextmanager
+def _naming_the_checkpoint(folder: Path | None) -> Iterator[None]:
+    """Where another process is gone, this one says from where the job will go on."""
+    if world().alone:
+        yield
+        return
+    try:
+        with translated():
+            yield
+    except Stopped as error:
+        last = checkpoint.latest(folder / "checkpoints") if folder is not None else None
+        where = f"goes on from {last}" if last else "starts again: there was no checkpoint yet"
+        error.args = (f"{str(error).split(';')[0]}; the same command {where}",)
+        raise
+
+
+def _check_passes(encoder: Encoder, how: Recipe) -> None:
+    """Whether this model can be passed as the recipe says."""
+    device = device_of(encoder)
+    if how.precision == "fp16" and device.type != "cuda":
+        raise ConfigError(f"precision 'fp16' takes a CUDA device, and the model is on {device}: use bf16, or float32")
+    if how.attack_precision == "bfloat16" and not hasattr(encoder, "lowered"):
+        raise ConfigError(f"attack_precision bfloat16 takes a model with lowered(), and '{encoder.name}' has none")
+    if how.checkpoint_activations:
+        blocks_of(encoder)
+    draws = getattr(encoder, "samples", 1) != 1
+    if draws and world().main and not (world().alone and how.micro_batch is None):
+        warnings.warn(
+            "the model draws at random while it is trained: with another number of processes or another micro_batch "
+            "it draws other numbers",
+            stacklevel=3,
+        )
+
+
+def _sized(step: Step, task: Task, folder: Path | None) -> Recipe:
+    """The recipe with a number for its batch size: that which the run began with, or one that fits into memory."""
+    how, here = step.how, step.world
+    if how.batch_size != AUTO:
+        return how
+    began = checkpoint.begun_with(folder / "checkpoints") if folder is not None and here.main else {}
+    size = broadcast(began.get("batch_size"))
+    if size is None:
+        size = fitting_batch(step, task, here)
+        if here.main:
+            warnings.warn(f"batch_size auto: {size} images fit into memory", stacklevel=3)
+    return replace(how, batch_size=int(size))
 
 
 def _learner(
@@ -180,126 +299,29 @@ def _configuration(
         "attack": attack.describe(),
         "threads": torch.get_num_threads(),
         **how.deciding(),
+        **_rounding(encoder),
     }
 
 
-Keys = list[tuple[str | int, ...]]
-
-
-def _batches(
-    task: Task, how: Recipe, device: torch.device, *, first: int, steps: int
-) -> Iterator[tuple[Keys, Tensor, Tensor]]:
-    """(keys of the random starts, pixels, true labels) of batches ``first`` … ``steps`` − 1; decoded one ahead."""
-    per_epoch = math.ceil(len(task) / how.batch_size)
-
-    def indices(step: int) -> list[int]:
-        epoch, position = divmod(step, per_epoch)
-        order = torch.randperm(len(task), generator=generator(how.seed, "order", epoch))
-        return order[position * how.batch_size : (position + 1) * how.batch_size].tolist()
-
-    def load(step: int) -> tuple[Keys, Tensor, Tensor]:
-        chosen = indices(step)
-        keys: Keys = [(how.seed, int(task.ids[i]), "adapt", step) for i in chosen]
-        return keys, to_pixels(task.images(chosen)), torch.from_numpy(task.labels[chosen])
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(load, first) if first < steps else None
-        for step in range(first, steps):
-            assert coming is not None
-            keys, pixels, labels = coming.result()
-            coming = pool.submit(load, step + 1) if step + 1 < steps else None
-            yield keys, pixels.to(device), labels.to(device)
-
-
-def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _prepared(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, how: Recipe) -> Batch:
-    with _autocast(pixels.device, how.precision):
-        return prepare(learner, method, pixels, truth, how.labels)
-
-
-def _adversary(learner: Learner, method: Method, attack: PGD, batch: Batch, keys: Keys, precision: Precision) -> Tensor:
-    if not method.adversarial:
-        return batch.pixels
-    with frozen(learner.encoder), frozen(learner.extra), _autocast(batch.pixels.device, precision):
-        return attack.perturb(lambda points: method.inner(learner, points, batch), batch.pixels, keys=keys)
-
-
-def _learn(
-    learner: Learner,
-    method: Method,
-    points: Tensor,
-    batch: Batch,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-) -> float:
-    with _autocast(points.device, precision):
-        loss = method.outer(learner, points, batch).mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    # A gradient that is not finite would ruin the weights, and the next checkpoint with them: then no step is taken,
-    # and the caller stops at a loss that is not finite.
-    slope = torch.nn.utils.get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
-    value = float(loss.detach()) if bool(slope.isfinite()) else math.nan
-    if math.isfinite(value):
-        optimizer.step()
-    return value
-
-
-@torch.no_grad()
-def _measure(learner: Learner, points: Tensor, pixels: Tensor, truth: Tensor, precision: Precision) -> dict[str, float]:
-    """Zero-shot accuracy on this batch, clean and under the training attack, whatever the loss is."""
-    with _autocast(points.device, precision):
-        clean, robust = (learner.logits(p).argmax(1).eq(truth).float().mean() for p in (pixels, points))
-    return {"clean_accuracy": float(clean), "robust_accuracy": float(robust)}
-
-
-class _Examiner:
-    """Scores the method's own classifier on held-out images, clean and under PGD-10 that climbs its cross-entropy."""
-
-    def __init__(self, held_out: Task, learner: Learner, method: Method, attack: PGD, how: Recipe) -> None:
-        self.task = in_space(held_out, learner.original, attack.threat.space)
-        if self.task.class_names != learner.head.class_names:
-            raise ConfigError(f"the held-out images of '{held_out.name}' have other classes than the training images")
-        self.learner, self.method, self.how = learner, method, how
-        self.attack = PGD(attack.threat, HELD_OUT_STEPS)
-
-    def scores(self) -> dict[str, float]:
-        """``held_out_clean_accuracy`` and ``held_out_robust_accuracy``."""
-        right = torch.zeros(2)
-        device = device_of(self.learner.encoder)
-        with frozen(self.learner.encoder), frozen(self.learner.extra), _autocast(device, self.how.precision):
-            for first in range(0, len(self.task), self.how.batch_size):
-                chosen = range(first, min(first + self.how.batch_size, len(self.task)))
-                pixels, labels = self._read(chosen, device)
-                keys: Keys = [(self.how.seed, int(self.task.ids[i]), "held out") for i in chosen]
-                points = self.attack.perturb(lambda p: cross_entropy(self._logits(p), labels), pixels, keys=keys)  # noqa: B023
-                with torch.no_grad():
-                    right += torch.stack([self._logits(p).argmax(1).eq(labels).sum() for p in (pixels, points)]).cpu()
-        clean, robust = (right / len(self.task)).tolist()
-        return {"held_out_clean_accuracy": clean, "held_out_robust_accuracy": robust}
-
-    def _read(self, chosen: range, device: torch.device) -> tuple[Tensor, Tensor]:
-        labels = torch.from_numpy(self.task.labels[list(chosen)])
-        return to_pixels(self.task.images(chosen)).to(device), labels.to(device)
-
-    def _logits(self, pixels: Tensor) -> Tensor:
-        return self.method.logits(self.learner, pixels)
+def _rounding(encoder: Encoder) -> dict[str, object]:
+    """Switches that change how arithmetic rounds, where they are not as usual."""
+    attention = switches.attention_of([encoder])
+    told: dict[str, object] = {} if attention in ("sdpa", switches.OWN) else {"attention": attention}
+    return told | ({"compile": True} if switches.compiled([encoder]) else {})
 
 
 def _shown(line: Mapping[str, float]) -> str:
+    waiting = f", {line['waiting']:.0%} waiting for them" if line["waiting"] >= 0.01 else ""
     return (
         f"loss {line['loss']:.3f}, clean {line['clean_accuracy']:.0%}, robust {line['robust_accuracy']:.0%}, "
-        f"{line['images_per_second']:.0f} images/s"
+        f"{line['images_per_second']:.0f} images/s{waiting}"
     )
 
 
 def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mapping[str, object]) -> Encoder:
     model: Any = adapted
     model.requires_grad_(False).eval()
+    switches.set_compiled(adapted, "none")
     model.zero_grad(set_to_none=True)
     before = dict(base.provenance)
     history = [*list(before.get("adapted_on", [])), task.name]  # type: ignore[call-overload]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from zsrobust.attacks import leaves_open, parse
 from zsrobust.attacks.base import Attack
@@ -16,19 +16,21 @@ from zsrobust.attacks.binding import Asked, carry, check_defended
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.suites import Suite
-from zsrobust.encoders import load
+from zsrobust.distributed import broadcast, world
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
 from zsrobust.evaluation import BATCH_SIZE, Watcher, device_of
+from zsrobust.models import load_model
 from zsrobust.passes import ROWS
 from zsrobust.pictures import ImageExporter, draw
 from zsrobust.recording import describe_model, evaluate_into, settings
 from zsrobust.report import Run, Summary, load_run, summarise, write
-from zsrobust.run_folder import RunFolder
+from zsrobust.run_folder import ReadOnly, RunFolder
 from zsrobust.tasks import Task, task
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.suites import SUITES
 from zsrobust.threat import Threat, widest
+from zsrobust.tuned import Passes, evaluated_with, tuned
 
 
 class Evaluation:
@@ -64,7 +66,9 @@ def evaluate(
     targets: int | None = None,
     queries: int | None = None,
     batch_size: int = BATCH_SIZE,
-    rows: int = ROWS,
+    rows: int | Literal["auto"] = ROWS,
+    attention: Literal["auto"] | None = None,
+    compile: bool = False,
     data: str | Path | None = None,
     classes: Sequence[str] = (),
     templates: Sequence[str] = (),
@@ -76,6 +80,9 @@ def evaluate(
     kind: str = "evaluate",
 ) -> Evaluation:
     """Clean and robust accuracy of a model, or of several in one table, task by task.
+
+    A program that torchrun started in several processes calls this in every one of them, within
+    :func:`zsrobust.distributed.joined`: they share the work, the first one writes the run, and all get the result.
 
     Args:
         model: An encoder, or what :func:`zsrobust.load` takes; several are ordered so that the unadapted come first.
@@ -94,13 +101,16 @@ def evaluate(
         targets: Likewise, classes to push towards.
         queries: Likewise, of attacks without gradients.
         batch_size: Examples in flight. Verdicts do not depend on it.
-        rows: Rows of one forward pass; kernels round by shape, so it is stored.
+        rows: Rows of one forward pass; kernels round by shape, so it is stored. ``"auto"``: found by measurement
+            (:func:`zsrobust.tuned.best_rows`), or what the run has.
+        attention: ``"auto"``: the faster one, found by measurement, or what the run has. None: as the encoders have it.
+        compile: Compile the bfloat16 passes (:mod:`zsrobust.encoders.compiling`).
         data: Folder in which tasks look for local data.
         classes: Names for the prompts, of one task; see :func:`zsrobust.task`. Empty: the task's own.
         templates: Prompt templates with one ``{}`` each. Empty: the tasks' own.
         select: Only these classes. Empty: all.
         on_bad_image: ``"stop"``, or ``"skip"``: unreadable images are counted and listed.
-        save_images: Folder for all adversarial images.
+        save_images: Folder for all adversarial images; not with several processes.
         pictures: Draw one example of each task for the HTML report; needs ``run``.
         config: Text to keep as ``config.yaml`` of the run.
         kind: What made the run.
@@ -109,9 +119,11 @@ def evaluate(
         ZSRobustError: one line that says what is wrong; what was computed is kept.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    for name, value, least in (("seed", min(seeds, default=-1), 0), ("batch_size", batch_size, 1), ("rows", rows, 1)):
+    wanted = 1 if rows == "auto" else rows
+    for name, value, least in (("seed", min(seeds, default=-1), 0), ("batch_size", batch_size, 1), ("rows", wanted, 1)):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
+    check_images(save_images)
     encoders = _in_order(model)
     chosen = resolve_tasks(
         tasks, split=split, limit=limit, seed=seeds[0], data=data, classes=classes, templates=templates,
@@ -121,26 +133,49 @@ def evaluate(
         attacks, threat, mode=mode, steps=steps, step_size=step_size, restarts=restarts, targets=targets,
         queries=queries,
     )  # fmt: skip
-    searches = carry(asked, partial(load, device=device_of(encoders[0])))
+    searches = carry(asked, partial(load_model, device=str(device_of(encoders[0]))))
     check_defended(searches, encoders)
-    _tell_of_other_suites(searches, chosen)
+    me = world()
+    if me.main:
+        _tell_of_other_suites(searches, chosen)
     if pictures and run is None:
         raise ConfigError("pictures are for the report of a run: name its folder with run=")
-    with _folder(run) as path:
-        fixed = settings(searches, rows=rows, device=device_of(encoders[0]))
-        folder = RunFolder(path, kind=kind, settings=fixed)
+    passes: Passes = "lowered" if mode == "fast" and device_of(encoders[0]).type == "cuda" else "float32"
+    with (
+        _folder(run) as path,
+        tuned(
+            encoders, evaluated_with(Path(path)), rows=rows, attention=attention, compile=compile, passes=passes
+        ) as rows_found,
+    ):
+        fixed = settings(searches, rows=rows_found, device=device_of(encoders[0]), encoders=encoders)
+        begun = RunFolder(path, kind=kind, settings=fixed) if me.main else None
+        header = broadcast(begun.header if begun is not None else {})
+        folder = begun or ReadOnly(path, header, settings=fixed)
         if config is not None and not (folder.path / "config.yaml").exists():
             folder.write_config(config)
         watch = ImageExporter(save_images) if save_images is not None else None
         _measure(folder, encoders, chosen, searches, seeds=seeds, batch_size=batch_size, watch=watch)
         if config is not None:
             folder.write_config(config)
-        if pictures:
+        if pictures and me.main:
             draw(folder, encoders, chosen, strongest(searches), seed=seeds[0])
-        evaluation = Evaluation(load_run(path))
-        if run is not None:
-            write(evaluation.summary, Path(path))
-    return evaluation
+        mine = Evaluation(load_run(path)) if me.main else None
+        if mine is not None and run is not None:
+            write(mine.summary, Path(path))
+        found = broadcast(mine.run if mine is not None else None)
+        return mine or Evaluation(cast(Run, found))
+
+
+def check_images(save_images: str | Path | None) -> None:
+    """Whether images can be kept.
+
+    Raises:
+        ConfigError: by several processes they cannot.
+    """
+    if save_images is not None and not world().alone:
+        raise ConfigError(
+            "save_images is for one process: run without it, then the same command in one process into another folder"
+        )
 
 
 def _tell_of_other_suites(attacks: Sequence[Asked], tasks: Sequence[Task]) -> None:
@@ -163,7 +198,7 @@ def _in_order(model: Encoder | str | Sequence[Encoder | str]) -> list[Encoder]:
         ConfigError: none, or two of one name.
     """
     given = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
-    encoders = [load(one) if isinstance(one, str) else one for one in given]
+    encoders = [load_model(one, device="cpu") if isinstance(one, str) else one for one in given]
     names = [encoder.name for encoder in encoders]
     if not names:
         raise ConfigError("no model given")

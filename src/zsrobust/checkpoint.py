@@ -10,8 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from zsrobust.run_folder import writing
 FORMAT = "zsrobust.checkpoint/1"
 KEEP = 2
 _STATE = {"format", "step", "losses", "configuration"}
+_MAY = {"scaler"}
+CIRCUMSTANCES = ("threads", "processes")
+"""Of a configuration, what may change when a run goes on: then the rest of it is the same up to rounding only."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,38 @@ class Position:
     Attributes:
         step: Optimizer steps done.
         losses: What the divergence guard remembers.
+        scaler: State of the loss's scaling in fp16; empty without one.
+        changed: Which of :data:`CIRCUMSTANCES` are not what they were at the beginning, each in words.
     """
 
     step: int
     losses: Mapping[str, float]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Makes the run folder and keeps it for this process until the end: two would overwrite each other's checkpoints.
+
+    Raises:
+        RunError: another process has it, or it cannot be written.
+    """
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        stream = (run / ".adapt.lock").open("ab")
+    with stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{run} is being adapted in by another process; wait for it, or use another run folder"
+            ) from None
+        except (ImportError, OSError):
+            pass  # Windows, or a file system without locks: two at once are not noticed
+        yield
 
 
 def save(
@@ -63,6 +95,7 @@ def save(
             temporary / "optimizer.safetensors", _flatten(optimizer) | {"random_state": torch.get_rng_state()}
         )
         state = {"format": FORMAT, "step": position.step, "losses": position.losses, "configuration": configuration}
+        state |= {"scaler": position.scaler} if position.scaler else {}
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         for file in [*temporary.iterdir(), temporary]:
             _sync(file)
@@ -114,17 +147,14 @@ def restore(
             be.
     """
     try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text())
-        if not isinstance(state, dict) or (state.get("format") == FORMAT and state.keys() != _STATE):
-            raise ValueError(f"state.json does not hold {', '.join(sorted(_STATE))}")
+        state = _state(path)
         weights = load_file(path / "weights.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
         random_state = tensors.pop("random_state")
     except Exception as error:  # json, OS and safetensors each have their own
-        raise RunError(f"checkpoint {path} cannot be read ({error}); remove it to go on from the one before") from None
-    if state.get("format") != FORMAT:
-        raise RunError(f"checkpoint {path} was written as {state.get('format')!r}, this version reads {FORMAT!r}")
-    _same_configuration(path, state["configuration"], configuration)
+        raise _unreadable(path, error) from None
+    _check_format(path, state)
+    changed = _same_configuration(path, state["configuration"], configuration)
     if weights.keys() != parameters.keys():
         raise RunError(
             f"checkpoint {path} belongs to another model: it holds {len(weights)} tensors, not {len(parameters)}"
@@ -136,17 +166,59 @@ def restore(
             parameter.copy_(weights[name])
     torch.set_rng_state(random_state)
     _unflatten(optimizer, tensors)
-    return Position(int(state["step"]), state["losses"])
+    return Position(int(state["step"]), state["losses"], state.get("scaler", {}), tuple(changed))
 
 
-def _same_configuration(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+def begun_with(folder: Path) -> Mapping[str, Any]:
+    """The configuration in the newest checkpoint of ``folder``; empty where there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = latest(folder)
+    if path is None:
+        return {}
+    try:
+        state = _state(path)
+    except Exception as error:  # as in restore
+        raise _unreadable(path, error) from None
+    _check_format(path, state)
+    found: Mapping[str, Any] = state["configuration"]
+    return found
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    if not isinstance(state, dict) or (state.get("format") == FORMAT and state.keys() - _MAY != _STATE):
+        raise ValueError(f"state.json does not hold {', '.join(sorted(_STATE))}")
+    return state
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"checkpoint {path} cannot be read ({error}); remove it to go on from the one before")
+
+
+def _check_format(path: Path, state: Mapping[str, Any]) -> None:
+    if state.get("format") != FORMAT:
+        raise RunError(f"checkpoint {path} was written as {state.get('format')!r}, this version reads {FORMAT!r}")
+
+
+def _same_configuration(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Which circumstances differ, in words; anything else that differs is an error."""
     now = json.loads(json.dumps(now))
+    changed = []
+    for name in CIRCUMSTANCES:
+        was, became = (told.get(name, 1) for told in (before, now))
+        if was != became:
+            changed.append(f"{name} ({was}, now {became})")
+    before, now = ({k: v for k, v in told.items() if k not in CIRCUMSTANCES} for told in (before, now))
     if before != now:
         key, was, became = _difference("", before, now)
         raise RunError(
             f"{path.parent.parent} was started with another configuration: {key} was {was!r}, "
             f"now {became!r}; resume with the old one, or use another run folder"
         )
+    return changed
 
 
 def _difference(name: str, before: object, now: object) -> tuple[str, object, object]:

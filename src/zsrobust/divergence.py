@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from zsrobust import checkpoint
+from zsrobust.distributed import broadcast, world
 from zsrobust.errors import DivergedError
 
 
@@ -48,6 +49,21 @@ class DivergenceGuard:
         for name, parameter in parameters.items():
             if not bool(parameter.isfinite().all()):
                 raise DivergedError(f"{name} is NaN or infinite after step {step}; {self._advice()}")
+
+    def check_alike(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """Whether the weights are the first process's after ``step`` steps: each could be training on its own.
+
+        Raises:
+            DivergedError: they are not.
+        """
+        if world().alone:
+            return
+        own = [float(parameter.detach().double().sum()) for parameter in parameters.values()]
+        if own != broadcast(own):
+            raise DivergedError(
+                f"the weights of process {world().rank} are not those of process 0 after step {step}: the processes "
+                "do not train one model (are all on the same kind of machine, with the same versions?)"
+            )
 
     def _advice(self) -> str:
         last = checkpoint.latest(self._folder / "checkpoints") if self._folder is not None else None

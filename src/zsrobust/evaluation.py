@@ -109,6 +109,7 @@ def evaluate_task(
     watch: Watcher | None = None,
     claims: Claims | None = None,
     begin: Callable[[Attack, int], None] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Iterator[list[Record]]:
     """Records of one model on one task, in parts, as examples finish.
 
@@ -124,11 +125,13 @@ def evaluate_task(
         watch: Called with each attacked batch.
         claims: Counts what the attacks claim of themselves.
         begin: Called before an attack, with the number of examples that it is given.
+        positions: Which examples, ascending; None: all. Verdicts do not depend on which others are looked at.
     """
     claims = claims if claims is not None else Claims()
     done = done if done is not None else Done()
     device = device_of(classifier.encoder)
-    for indices in np.array_split(np.arange(len(task)), range(batch_size, len(task), batch_size)):
+    chosen = np.arange(len(task)) if positions is None else np.asarray(positions, dtype=np.int64)
+    for indices in np.array_split(chosen, range(batch_size, len(chosen), batch_size)):
         missing = [i for i in indices if int(task.ids[i]) not in done.clean]
         if not missing and not any(_open(done, attack, task, indices) for attack in attacks):
             continue
@@ -149,11 +152,17 @@ def _noted(done: Done, records: list[Record]) -> list[Record]:
     return records
 
 
+def unfinished(done: Done, attacks: Sequence[Attack], task: Task) -> list[int]:
+    """Positions of the task that need work, ascending."""
+    everything = range(len(task))
+    left = {i for i in everything if int(task.ids[i]) not in done.clean}
+    return sorted(left.union(*(_open(done, attack, task, everything) for attack in attacks)))
+
+
 def _open(done: Done, attack: Attack, task: Task, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[int]:
     """Positions that ``attack`` has yet to look at; those not known when clean count."""
-    settled = done.settled(attack.name, attack.threat.describe())
-    wrong = done.clean - done.correct
-    return [int(i) for i in indices if (example := int(task.ids[i])) not in wrong and example not in settled]
+    needed = done.needs(attack.name, attack.threat.describe())
+    return [int(i) for i in indices if needed(int(task.ids[i]))]
 
 
 class _Batch:
@@ -161,15 +170,20 @@ class _Batch:
 
     def __init__(self, task: Task, indices: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.device) -> None:
         self.task = task
-        self.first = int(indices[0])
+        self.indices = indices
         try:
             self.pixels = to_pixels(task.images(indices.tolist())).to(device)
         except UnreadableImage as problem:
             raise DataError(f"{problem}; --on_bad_image skip leaves such images out, in a new run") from problem
         self.labels = torch.from_numpy(task.labels[indices]).to(device)
 
+    def _rows(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[int]:
+        """Where positions of the task are in the batch."""
+        found: list[int] = np.searchsorted(self.indices, indices).tolist()
+        return found
+
     def clean(self, classifier: ZeroShotClassifier, indices: Sequence[int], model: str, seed: int) -> list[Record]:
-        rows = [int(i) - self.first for i in indices]
+        rows = self._rows(indices)
         verdict = judge(classifier, self.pixels[rows], self.labels[rows])
         zero = torch.zeros(len(rows))
         asked = zero + classifier.samples
@@ -184,7 +198,7 @@ class _Batch:
         watch: Watcher | None,
         claims: Claims,
     ) -> Iterator[list[Record]]:
-        rows = (indices - self.first).tolist()
+        rows = self._rows(indices)
         pixels, labels = self.pixels[rows], self.labels[rows]
         ids = [int(example) for example in self.task.ids[indices]]
         model, seed = who

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
-from zsrobust.api import Evaluation, evaluate, resolve_attacks
+from zsrobust.api import Evaluation, check_images, evaluate, resolve_attacks
 from zsrobust.attacks.binding import carry
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
+from zsrobust.distributed import LOGS, barrier, broadcast, world
 from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
 from zsrobust.evaluation import BATCH_SIZE, device_of
@@ -31,6 +32,7 @@ from zsrobust.run_folder import write_atomically
 from zsrobust.tasks import Task
 from zsrobust.tasks import task as open_task
 from zsrobust.threat import Threat, parse_eps
+from zsrobust.tuned import adapted_with, tuned
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
 
@@ -62,12 +64,15 @@ def adapt_job(
     held_out: int | Task | None = None,
     device: str = "auto",
     attention: str = "sdpa",
+    compile: bool = False,
     tensorboard: bool = False,
     config: str | None = None,
     say: Say = silent,
     **recipe: Any,
 ) -> Encoder:
     """Adapts a model and saves it as ``RUN/model``; a run that is finished is only loaded.
+
+    In a job of several processes every one of them calls this; the first one speaks and writes.
 
     Args:
         run: Run folder; one that was interrupted goes on.
@@ -89,7 +94,8 @@ def adapt_job(
         held_out: Score the method's own classifier at the end on so many images of the task's validation split,
             or on such an open task; None: not at all.
         device: ``"auto"`` (cuda if there is one, else cpu), or torch's name.
-        attention: ``"sdpa"`` or ``"eager"``.
+        attention: ``"sdpa"``, ``"eager"``, or ``"auto"``: the faster one, found by measurement.
+        compile: Compile the passes of the visual tower.
         tensorboard: Also write TensorBoard events.
         config: Text to store as ``RUN/config.yaml``.
         say: Called with lines for people.
@@ -99,6 +105,8 @@ def adapt_job(
         ZSRobustError: one line that says what is wrong; checkpoints are kept.
     """
     folder = Path(run)
+    first = world().main
+    say = say if first else silent
     how = Recipe(**recipe)
     ball = Threat.parse(threat) if isinstance(threat, str) else threat
     attack = training_attack(ball, steps, step_size)
@@ -120,37 +128,48 @@ def adapt_job(
     encoder = load_model(model, device=device, attention=attention)
     if found := what_was_found(encoder):
         say(found)
-    done, total = _steps_done(folder), how.epochs * math.ceil(len(examples) / how.batch_size)
-    if done == total and (folder / MODEL).is_dir():
+    size, done, finished = broadcast((_batch_size(how, folder), _steps_done(folder), (folder / MODEL).is_dir()))
+    total = how.epochs * math.ceil(len(examples) / size) if isinstance(size, int) else None
+
+    def adapted_by(**more: Any) -> Encoder:
+        rows = how.micro_batch or (size if isinstance(size, int) else ROWS)
+        with tuned(
+            [encoder], adapted_with(folder), rows=rows, attention="auto" if attention == "auto" else None,
+            compile=compile, passes=how.precision, compiled="gradients",
+        ):  # fmt: skip
+            return adapt(
+                encoder, task=examples, attack=attack, method=learner, tuning=way, run=folder, **more, **recipe
+            )
+
+    if done == total and finished:
         # Nothing is left to do, but another configuration in this folder must still be refused.
-        adapted = adapt(
-            encoder, task=examples, attack=attack, method=learner, tuning=way, run=folder, progress=False, **recipe
-        )
+        adapted = adapted_by(progress=False)
         say(f"Finished before, nothing to do: {folder / MODEL}")
         return named_after(adapted, folder)
     images = f"{split}, {len(examples):,} images, {len(examples.class_names)} classes"
     say(f"Adapt  {encoder.name} on {examples.name} ({images})")
     say(f"       {_words(learner.describe())}, against {attack.name} within {ball.describe()}")
     say(f"       {_words(way.describe())}")
-    say(f"       {total:,} steps of {how.batch_size} images, {how.precision} on {device_of(encoder).type}")
+    steps_of = f"{total:,} steps of {size} images" if total is not None else "steps of as many images as fit"
+    where = device_of(encoder).type + (f" in {world().size} processes" if not world().alone else "")
+    say(f"       {steps_of}, {how.precision} on {where}")
     say(f"Run    {folder}" + (f", going on from step {done:,}" if done else ""))
-    begun = folder.exists()
-    if config is not None and not (folder / "config.yaml").exists():
+    begun = folder.exists() and any(thing.name != LOGS for thing in folder.iterdir())
+    if first and config is not None and not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", config.encode())
     try:
-        adapted = adapt(
-            encoder, task=examples, attack=attack, method=learner, tuning=way, held_out=watched, run=folder,
-            tensorboard=tensorboard, **recipe,
-        )  # fmt: skip
+        adapted = adapted_by(held_out=watched, tensorboard=tensorboard)
     except (ConfigError, ModelError):
-        if not begun:
+        if first and not begun:
             shutil.rmtree(folder, ignore_errors=True)  # refused before the first step: what was asked never ran
         raise
-    save(adapted, folder / MODEL)
-    if config is not None:
-        write_atomically(folder / "config.yaml", config.encode())
-    say(f"Done   {_last_metrics(folder)}")
-    say(f"Model  {folder / MODEL}")
+    if first:
+        save(adapted, folder / MODEL)
+        if config is not None:
+            write_atomically(folder / "config.yaml", config.encode())
+        say(f"Done   {_last_metrics(folder)}")
+        say(f"Model  {folder / MODEL}")
+    barrier()  # whoever returns may open the model
     return named_after(adapted, folder)
 
 
@@ -215,6 +234,13 @@ def _steps_done(folder: Path) -> int:
     return int(last.name.removeprefix("step-")) if last is not None else 0
 
 
+def _batch_size(how: Recipe, folder: Path) -> object:
+    """Of a step: of ``auto``, what the run was begun with; ``"auto"`` where there is no run."""
+    if isinstance(how.batch_size, int):
+        return how.batch_size
+    return checkpoint.begun_with(folder / "checkpoints").get("batch_size", how.batch_size)
+
+
 def _last_metrics(folder: Path) -> str:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     if not lines:
@@ -245,7 +271,7 @@ def evaluate_job(
     targets: int | None = None,
     queries: int | None = None,
     batch_size: int = BATCH_SIZE,
-    rows: int = ROWS,
+    rows: int | Literal["auto"] = ROWS,
     data: str | Path | None = None,
     classes: Sequence[str] = (),
     template: Sequence[str] = (),
@@ -255,11 +281,12 @@ def evaluate_job(
     save_images: str | Path | None = None,
     device: str = "auto",
     attention: str = "sdpa",
+    compile: bool = False,
     config: str | None = None,
     kind: str = "evaluate",
     say: Say = silent,
 ) -> Evaluation:
-    """Evaluates models into one run folder and writes its report.
+    """Evaluates models into one run folder and writes its report; several processes as :func:`zsrobust.evaluate`.
 
     Args:
         models: Models as people write them (:mod:`zsrobust.models`), or encoders.
@@ -279,7 +306,7 @@ def evaluate_job(
         targets: Likewise, classes to push towards.
         queries: Likewise, of attacks without gradients.
         batch_size: Examples in flight.
-        rows: Rows of one forward pass.
+        rows: Rows of one forward pass, or ``"auto"``.
         data: Folder in which tasks look for local data.
         classes: Names for the prompts, of one task; empty: the task's own.
         template: Prompt templates; empty: the tasks' own.
@@ -288,7 +315,8 @@ def evaluate_job(
         pictures: Draw one example of each task for the HTML report.
         save_images: Folder for all adversarial images; None: they are not kept.
         device: Of models that are loaded here; ``"auto"`` is cuda where there is one, else the CPU.
-        attention: Of models that are loaded here, ``"sdpa"`` or ``"eager"``.
+        attention: Of models that are loaded here, ``"sdpa"`` or ``"eager"``; ``"auto"``: of all, by measurement.
+        compile: Compile the bfloat16 passes.
         config: Text to store as ``RUN/config.yaml``.
         kind: Stored as what made the run.
         say: Called with lines for people.
@@ -296,6 +324,8 @@ def evaluate_job(
     Raises:
         ZSRobustError: one line that says what is wrong; records are kept.
     """
+    check_images(save_images)
+    say = say if world().main else silent
     balls = expand_threats([threat] if isinstance(threat, str) else threat, eps, space)
     given = [models] if isinstance(models, str) or not isinstance(models, Sequence) else list(models)
     asked = resolve_attacks(
@@ -326,6 +356,8 @@ def evaluate_job(
         run=folder,
         batch_size=batch_size,
         rows=rows,
+        attention="auto" if attention == "auto" else None,
+        compile=compile,
         data=data,
         classes=classes,
         templates=template,

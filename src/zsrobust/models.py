@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from zsrobust.distributed import world
 from zsrobust.encoders import ENCODERS, Encoder, load
 from zsrobust.errors import ConfigError, ModelError, UnknownName
 
@@ -82,10 +83,26 @@ def _exists(text: str) -> bool:
 
 
 def choose_device(device: str) -> str:
-    """``"auto"`` is cuda where there is one, else the CPU. Apple's mps has to be asked for: it is not tested."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``"auto"`` is cuda where there is one, else the CPU. Apple's mps has to be asked for: it is not tested.
+
+    In a job of several processes ``"auto"`` and ``"cuda"`` are the GPU of this process, ``"cuda:1"`` is for all.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    chosen = device
+    if device == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    me = world()
+    if chosen != "cuda" or me.alone:
+        return chosen
+    there = torch.cuda.device_count()
+    if me.local_rank >= there:
+        raise ConfigError(
+            f"process {me.rank} has no GPU: this machine has {there}; start as many processes on it with "
+            f"--nproc-per-node {there or 1}, or take --device cpu"
+        )
+    return f"cuda:{me.local_rank}"
 
 
 def load_model(model: str | Encoder, *, device: str = "auto", attention: str = "sdpa") -> Encoder:
@@ -98,7 +115,8 @@ def load_model(model: str | Encoder, *, device: str = "auto", attention: str = "
         return model
     written = read(model)
     options = _typed(written.options)
-    encoder = _opened(written.model, options, choose_device(device), attention)
+    # "auto" is decided by measurement, when rows and precision are known: see zsrobust.tuned.
+    encoder = _opened(written.model, options, choose_device(device), "sdpa" if attention == "auto" else attention)
     if written.defences:
         from zsrobust.defences import wrapped
 

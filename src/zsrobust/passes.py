@@ -9,6 +9,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from zsrobust.errors import RunError
+from zsrobust.memory import ran_out
+
 ROWS = 32
 """Rows of every forward pass in evaluation, whatever the batch: float32 kernels round differently for other
 shapes."""
@@ -34,6 +37,22 @@ def in_rows(function: RowWise, rows: int) -> RowWise:
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     return cast(RowWise, chunked)
+
+
+@contextmanager
+def within_memory(rows: int) -> Iterator[None]:
+    """Says what helps where memory ends inside: passes of fewer ``rows``, not fewer images in flight.
+
+    Raises:
+        RunError: one line, in place of what torch or Python said.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        less = f"a smaller --rows (it is {rows}), or --rows auto in a new run" if rows > 1 else "a smaller model"
+        raise RunError(f"out of memory in a pass: {less} needs less; what was computed is kept") from error
 
 
 def weights_of(model: object) -> list[nn.Parameter]:

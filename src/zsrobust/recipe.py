@@ -12,7 +12,9 @@ import torch
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.methods.targets import Labels
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
+AttackPrecision = Literal["same", "bfloat16"]
+AUTO: Literal["auto"] = "auto"
 HELD_OUT_STEPS = 10
 """Of the PGD under which held-out images are scored."""
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -22,18 +24,29 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+LATER: dict[str, object] = {"micro_batch": None, "checkpoint_activations": False, "attack_precision": "same"}
+"""Options that came later, with what they were before: a run that leaves them so is the run that it always was."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train; what :func:`adapt` takes beside model, method, task and attack.
 
     Attributes:
         epochs: Passes over the task.
-        batch_size: Images in an optimizer step.
+        batch_size: Images in an optimizer step, over all processes; ``"auto"``: the largest power of two that fits into
+            memory, at most 1,024 and at most the task.
         lr: Peak learning rate.
         optimizer: ``"sgd"`` (momentum 0.9) or ``"adamw"``.
         weight_decay: As the optimizer defines it.
         warmup: Fraction of all steps in which the learning rate rises from 0; then it follows a cosine to 0.
-        precision: ``"float32"``, or ``"bf16"``: autocast in all passes of training. Weights stay float32.
+        precision: ``"float32"``, or ``"bf16"`` or ``"fp16"``: autocast in all passes of training. Weights stay float32.
+            fp16 scales the loss so that small gradients survive, and is for CUDA only.
+        attack_precision: ``"same"``, or ``"bfloat16"``: the adversary's passes run a bfloat16 copy of the tower.
+        micro_batch: Rows that are passed at once; gradients are summed over them, so that a step stays a step of
+            ``batch_size``, up to rounding. None: all rows of this process.
+        checkpoint_activations: Whether the learner's pass keeps only what enters each block of the visual tower, and
+            computes the rest a second time on the way back.
         labels: ``"true"``; ``"hard"`` or ``"soft"`` pseudo-labels, which are the unadapted model's predictions on the
             clean images; or ``"none"``, for methods that read no labels.
         ema: Decay of an exponential moving average of the weights, which then is the result; None: the last weights
@@ -46,7 +59,7 @@ class Recipe:
     """
 
     epochs: int = 10
-    batch_size: int = 256
+    batch_size: int | Literal["auto"] = 256
     lr: float = 1e-5
     optimizer: str = "sgd"
     weight_decay: float = 0.0
@@ -55,6 +68,9 @@ class Recipe:
     labels: Labels = "true"
     ema: float | None = None
     soup: int | None = None
+    attack_precision: AttackPrecision = "same"
+    micro_batch: int | None = None
+    checkpoint_activations: bool = False
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 10
@@ -66,9 +82,16 @@ class Recipe:
             raise UnknownName("precision", self.precision, get_args(Precision))
         if self.labels not in get_args(Labels):
             raise UnknownName("labels", self.labels, get_args(Labels))
-        for name in ("epochs", "batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.attack_precision not in get_args(AttackPrecision):
+            raise UnknownName("attack_precision", self.attack_precision, get_args(AttackPrecision))
+        if isinstance(self.batch_size, str) and self.batch_size != AUTO:
+            raise ConfigError(f"batch_size must be a whole number of at least 1, or auto, not {self.batch_size!r}")
+        for name in ("epochs", "batch_size", "micro_batch", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value not in (None, AUTO) and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.batch_size == AUTO and self.micro_batch is not None:
+            raise ConfigError("with a micro_batch every batch_size fits: batch_size auto would find nothing, name one")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must be between 0 and 1, for example 0.99, or null, not {self.ema}")
         if self.soup is not None and self.soup < 2:
@@ -86,7 +109,18 @@ class Recipe:
     def deciding(self) -> dict[str, object]:
         """The options that decide the result, without those that are off: an option that came later changes nothing."""
         fixed = {name: value for name, value in vars(self).items() if name not in ("checkpoint_every", "log_every")}
-        return {name: value for name, value in fixed.items() if value is not None}
+        return {name: value for name, value in fixed.items() if value is not None and LATER.get(name, ...) != value}
+
+    @property
+    def size(self) -> int:
+        """``batch_size`` as a number.
+
+        Raises:
+            ConfigError: it is still to be found.
+        """
+        if self.batch_size == AUTO:
+            raise ConfigError("batch_size auto is found when a run begins: what is planned before needs a number")
+        return self.batch_size
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then cosine to 0."""

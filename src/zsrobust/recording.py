@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
+from uuid import uuid4
 
 import torch
 from tqdm import tqdm
@@ -15,7 +20,10 @@ from zsrobust.alarms.subject import Subject
 from zsrobust.attacks.base import Attack, Model
 from zsrobust.attacks.binding import Asked, expand
 from zsrobust.attacks.suites import Suite
+from zsrobust.classifier import ZeroShotClassifier
+from zsrobust.distributed import Watch, World, broadcast, store, translated, wait_for, world
 from zsrobust.encoders.base import Encoder
+from zsrobust.encoders.switches import attention_of, compiled
 from zsrobust.errors import ConfigError, UnreadableImage
 from zsrobust.evaluation import (
     BATCH_SIZE,
@@ -26,10 +34,13 @@ from zsrobust.evaluation import (
     evaluate_task,
     fingerprint_of,
     in_space,
+    unfinished,
 )
+from zsrobust.passes import within_memory
 from zsrobust.pixels import to_pixels
-from zsrobust.records import Cell, Done
-from zsrobust.run_folder import RunFolder
+from zsrobust.records import Cell, Done, Record
+from zsrobust.run_folder import ReadOnly, RunFolder
+from zsrobust.sharing import Collector, Exchange, Part, Piece, pieces
 from zsrobust.tasks import Task
 from zsrobust.threat import widest
 
@@ -37,8 +48,10 @@ CHECKED = 16
 """Examples of the check-up before an evaluation."""
 
 
-def settings(attacks: Sequence[Asked], *, rows: int, device: torch.device) -> dict[str, object]:
-    """What must not change within a run.
+def settings(
+    attacks: Sequence[Asked], *, rows: int, device: torch.device, encoders: Sequence[Encoder] = ()
+) -> dict[str, object]:
+    """What must not change within a run; of the encoders, where they are given, how their arithmetic rounds.
 
     Raises:
         ConfigError: threats of both spaces: their clean images differ, so they are two runs.
@@ -51,7 +64,8 @@ def settings(attacks: Sequence[Asked], *, rows: int, device: torch.device) -> di
     # A suite's scout does not count: what it cannot break meets every other member in float32.
     rough = sorted({str(getattr(attack, "precision", "float32")) for attack in attacks} - {"float32"})
     precision = f"{', '.join(rough)} (breaks verified in float32)" if rough else "float32"
-    return {"space": spaces[0], "precision": precision, "rows": rows, "device": device.type}
+    rounding = {"attention": attention_of(encoders), "compile": compiled(encoders)} if encoders else {}
+    return {"space": spaces[0], "precision": precision, "rows": rows, "device": device.type, **rounding}
 
 
 def evaluate_into(
@@ -66,19 +80,27 @@ def evaluate_into(
 ) -> None:
     """Evaluates one model on some tasks into a run folder, going on where it stopped.
 
+    In a job of several processes every one of them calls this, with the same arguments. The records are those of one
+    process; only the order of their lines is another one, which nothing reads.
+
     Args:
-        run: Where the records go; its settings say space and rows.
+        run: Where the records go, of all but the first process a :class:`~zsrobust.run_folder.ReadOnly`; its settings
+            say space and rows.
         encoder: The model.
         tasks: In their own geometry; ``model`` space is applied here.
         attacks: Attack × threat, each with its budget; suites are expanded for each task. Sources of transfer attacks
             are encoders.
         seed: Key of the attacks' random numbers.
         batch_size: Examples in flight.
-        watch: Called with each attacked batch.
+        watch: Called with each attacked batch of this process.
 
     Raises:
-        RunError: the run is another one's, or cannot be written; what is there is kept.
+        RunError: the run is another one's, or cannot be written, or a process of the job is gone; what is there is
+            kept.
     """
+    me = world()
+    if not (me.main or isinstance(run, ReadOnly)):
+        raise ConfigError("this cannot be shared by several processes: start it without torchrun")
     describe_model(run, encoder)
     run.declare("seeds", seed)
     seen = [in_space(task, encoder, str(run.header["space"])) for task in tasks]
@@ -86,33 +108,152 @@ def evaluate_into(
         run.declare("tasks", task.describe())
         for attack in attacks:
             _declare(run, attack, task)
-    done = run.records.done()
-    for task in seen:
-        classifier = classifier_for(encoder, task, rows=int(run.header["rows"]))
+    header, done = broadcast((run.header, run.records.done()) if me.main else ({}, {}))
+    if isinstance(run, ReadOnly):
+        run.compare(header)
+
+    def cell(task: Task) -> _Cell:
         known = done.get(Cell(encoder.name, task.name, seed), Done())
-        searches = [
-            search
-            for attack in attacks
-            for search in expand(attack, len(task.class_names), _source(task, classifier.rows))
-        ]
-        _check_up(run, classifier, task, searches, seed)
+        return _Cell(encoder, task, attacks, seed, int(run.header["rows"]), known)
+
+    if not me.alone:
+        _together(run, [cell(task) for task in seen], me, batch_size=batch_size, watch=watch)
+        return
+    for task in seen:
+        _alone(run, cell(task), batch_size=batch_size, watch=watch)
+
+
+class _Cell:
+    """A model on a task with a seed: what is known of it, and what has to be done."""
+
+    def __init__(
+        self, encoder: Encoder, task: Task, attacks: Sequence[Asked], seed: int, rows: int, done: Done
+    ) -> None:
+        self.encoder, self.task, self.seed, self.rows, self.done = encoder, task, seed, rows, done
+        self.claims = Claims()
+        self._asked = attacks
+
+    @cached_property
+    def classifier(self) -> ZeroShotClassifier:
+        """Built when the task's turn comes."""
+        return classifier_for(self.encoder, self.task, rows=self.rows)
+
+    @cached_property
+    def attacks(self) -> list[Attack]:
+        """Suites are expanded, transfers have their source."""
+        source = _source(self.task, self.rows)
+        return [search for one in self._asked for search in expand(one, len(self.task.class_names), source)]
+
+    @property
+    def verdicts(self) -> int:
+        """How many there are to be, at most."""
+        return len(self.task) * (1 + len(self.attacks))
+
+    def settled(self) -> int:
+        """Verdicts that need no more work."""
+        wrong = len(self.done.clean) - len(self.done.correct)
+        each = (len(self.done.settled(attack.name, attack.threat.describe())) for attack in self.attacks)
+        return len(self.done.clean) + sum(wrong + settled for settled in each)
+
+    def work(self, bar: tqdm[Any], *, done: Done, claims: Claims, **how: Any) -> Iterator[list[Record]]:
+        """Records of what is not ``done``, in parts; the bar says which attack is at work."""
+        what = f"{self.encoder.name} on {self.task.name}"
+        bar.set_description_str(what)
+
+        def begin(attack: Attack, images: int) -> None:  # a long attack finishes its first example late
+            bar.set_description_str(f"{what}: {attack.name}, {images} images")
+
+        with within_memory(self.rows):
+            yield from evaluate_task(
+                self.classifier, self.task, self.attacks, model=self.encoder.name, seed=self.seed, done=done,
+                claims=claims, begin=begin, **how,
+            )  # fmt: skip
+
+
+class _Gauge:
+    """Keeps a bar up to date. Counting takes time that grows with the examples, so it gets a fiftieth of all time."""
+
+    def __init__(self, bar: tqdm[Any], cells: Sequence[_Cell]) -> None:
+        self._bar, self._cells, self._next = bar, cells, 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Counts and shows, unless the last time is not long ago for what it took."""
+        if (begun := time.monotonic()) >= self._next:
+            self._bar.update(sum(cell.settled() for cell in self._cells) - self._bar.n)
+            self._next = begun + 50 * (time.monotonic() - begun)
+
+
+def _alone(run: RunFolder, cell: _Cell, *, batch_size: int, watch: Watcher | None) -> None:
+    _check_up(run, cell)
+    with tqdm(total=cell.verdicts, unit="verdict", disable=None, leave=False) as bar:
+        gauge = _Gauge(bar, [cell])
+        for records in cell.work(bar, done=cell.done, claims=cell.claims, batch_size=batch_size, watch=watch):
+            run.records.append(records)
+            gauge.refresh()
+    _tell_of_claims(run, cell)
+
+
+def _together(run: RunFolder, cells: Sequence[_Cell], me: World, *, batch_size: int, watch: Watcher | None) -> None:
+    """The same records by several processes; see :mod:`zsrobust.sharing`."""
+    name = cells[0].encoder.name
+    if me.main and int(getattr(cells[0].encoder, "samples", 1)) > 1:
+        warnings.warn(f"{name} is random: its verdicts depend on how the images are shared out", stacklevel=2)
+    left = [unfinished(cell.done, cell.attacks, cell.task) for cell in cells]
+    todo = pieces(left, rows=cells[0].rows, most=batch_size, processes=me.size)
+    place = broadcast(uuid4().hex)
+    total = sum(cell.verdicts for cell in cells)
+    with translated(), tqdm(total=total, unit="verdict", disable=None if me.main else True, leave=False) as bar:
+        gauge = _Gauge(bar, cells)
+        exchange, lookout = Exchange(store(place), me), Watch(store(), me)
+        parts = _parts(cells, [copy.deepcopy(cell.done) for cell in cells], todo, exchange, bar, watch)
+        if not me.main:
+            for part in parts:
+                exchange.send(part)
+                lookout.look()
+            exchange.finish()
+            return
+
+        def keep(part: Part) -> None:
+            cell = cells[part.task]
+            run.records.append(part.records)
+            for record in part.records:
+                cell.done.add(record)
+            cell.claims.made += part.made
+            cell.claims.refuted += part.refuted
+            gauge.refresh()
+
+        with Collector(store(place), me, keep, lookout) as collector:
+            _check_up(run, cells[0])
+            for part in parts:
+                collector.keep(part)
+            wait_for(collector.complete)
+    for cell in cells:
+        _tell_of_claims(run, cell)
+
+
+def _parts(
+    cells: Sequence[_Cell],
+    known: Sequence[Done],
+    todo: Sequence[Piece],
+    exchange: Exchange,
+    bar: tqdm[Any],
+    watch: Watcher | None,
+) -> Iterator[Part]:
+    """What this process finds out, of the pieces that it gets."""
+    while (number := exchange.take()) < len(todo):
+        task, positions = todo[number]
         claims = Claims()
-        with tqdm(total=len(task) * (1 + len(searches)), unit="verdict", disable=None, leave=False) as bar:
-            bar.update(_settled(known, searches))
-            for records in evaluate_task(
-                classifier, task, searches, model=encoder.name, seed=seed, batch_size=batch_size, done=known,
-                watch=watch, claims=claims, begin=_naming(bar, f"{encoder.name} on {task.name}"),
-            ):  # fmt: skip
-                run.records.append(records)
-                bar.update(_settled(known, searches) - bar.n)
-        if (alarm := refuted(claims.made, claims.refuted)) is not None:
-            run.flag(alarm.to_flag(model=encoder.name, task=task.name, seed=seed))
+        for records in cells[task].work(
+            bar, done=known[task], claims=claims, positions=positions, batch_size=len(positions), watch=watch
+        ):
+            yield Part(task, records, claims.made, claims.refuted)
+            claims.made = claims.refuted = 0
 
 
-def _naming(bar: tqdm[Any], what: str) -> Callable[[Attack, int], None]:
-    """Shows on the bar which attack is at work, since a long one finishes its first example late."""
-    bar.set_description_str(what)
-    return lambda attack, images: bar.set_description_str(f"{what}: {attack.name}, {images} images")
+def _tell_of_claims(run: RunFolder, cell: _Cell) -> None:
+    if (alarm := refuted(cell.claims.made, cell.claims.refuted)) is not None:
+        run.flag(alarm.to_flag(model=cell.encoder.name, task=cell.task.name, seed=cell.seed))
 
 
 def _declare(run: RunFolder, attack: Asked, task: Task) -> None:
@@ -132,19 +273,13 @@ def _source(task: Task, rows: int) -> Callable[[Encoder], Model]:
     return lambda encoder: classifier_for(encoder, task, rows=rows)
 
 
-def _settled(done: Done, attacks: Sequence[Attack]) -> int:
-    """Verdicts that need no more work."""
-    wrong = len(done.clean) - len(done.correct)
-    return len(done.clean) + sum(wrong + len(done.settled(attack.name, attack.threat.describe())) for attack in attacks)
-
-
-def _check_up(run: RunFolder, classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -> None:
+def _check_up(run: RunFolder, cell: _Cell) -> None:
     """Looks at the model once in a run, before hours are spent on a number that would lie."""
-    name = classifier.encoder.name
+    name = cell.encoder.name
     checked: list[str] = run.header.setdefault("checked", [])
-    if name in checked or not attacks:
+    if name in checked or not cell.attacks:
         return
-    for alarm in _alarms(classifier, task, attacks, seed):
+    for alarm in _alarms(cell.classifier, cell.task, cell.attacks, cell.seed):
         run.flag(alarm.to_flag(model=name))
     checked.append(name)
     run.save()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -168,6 +168,18 @@ class Done:
         self.clean.add(record.example)
         if record.correct:
             self.correct.add(record.example)
+
+    def needs(self, attack: str, threat: str) -> Callable[[int], bool]:
+        """Tells whether ``attack`` has to look at an example: not known to be wrong when clean, and not settled."""
+        suite = suite_of(attack)
+        attacked = self.attacked.get((attack, threat), set())
+        fallen = self.fallen.get((suite, threat), set()) if suite is not None else set()
+
+        def needed(example: int) -> bool:
+            right = example in self.correct or example not in self.clean
+            return right and example not in attacked and example not in fallen
+
+        return needed
 
     def settled(self, attack: str, threat: str) -> set[int]:
         """Examples that ``attack`` need not look at (any more): done, or broken by its suite before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from zsrobust.records import RecordFile
 
 FORMAT = "zsrobust.run/1"
 _DERIVED = ("fingerprint", "fingerprint_images")  # named last: what made them differ says more
+_LATER = ("attention", "compile")  # settings that runs of earlier versions do not say
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
 
@@ -108,7 +110,7 @@ class RunFolder:
         if not self.records.path.exists():
             return fresh
         for key, value in settings.items():
-            if header.get(key) != value:
+            if header.get(key, value if key in _LATER else None) != value:
                 raise changed(self.path, key, header.get(key), value)
         return fresh | header
 
@@ -122,6 +124,7 @@ class RunFolder:
         if isinstance(item, Mapping):
             entry: Any = json.loads(json.dumps(item))
             same = [old for old in known if old["name"] == entry["name"] and old.get("threat") == entry.get("threat")]
+            before = json.dumps(same)
             for old in same:
                 # Which tasks an attack is for may grow: another task is no other attack.
                 if "tasks" in old and "tasks" in entry:
@@ -131,7 +134,8 @@ class RunFolder:
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
                         raise changed(self.path, what, old.get(key), entry.get(key))
             if same:
-                self.save()
+                if json.dumps(same) != before:
+                    self.save()
                 return
         elif item in known:
             return
@@ -156,6 +160,45 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Stores the resolved configuration as ``config.yaml``."""
         write_atomically(self.path / "config.yaml", text.encode())
+
+
+class ReadOnly(RunFolder):
+    """A run folder that another process of the job writes: declarations are compared, nothing is stored.
+
+    Args:
+        path: The folder, which need not exist on this machine.
+        header: What the writing process has in ``run.json``.
+        settings: Those of this process.
+
+    Raises:
+        RunError: they are not the writing process's.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, Any], *, settings: Mapping[str, object]) -> None:
+        for key, value in settings.items():
+            if header[key] != value:
+                raise RunError(f"{key} is {_short(header[key])} in the first process, {_short(value)} in this one")
+        self.path = Path(path)
+        self.records = RecordFile(self.path / "records.jsonl")
+        self.header = copy.deepcopy(dict(header))
+
+    def compare(self, header: Mapping[str, Any]) -> None:
+        """Whether this process has declared what the writing one has.
+
+        Raises:
+            RunError: another model or other images, say: on this machine they are other ones.
+        """
+        for section in ("models", "tasks", "attacks", "threats", "seeds"):
+            if header[section] != self.header[section]:
+                raise RunError(
+                    f"this process has other {section} than the first one: is the same data on every machine?"
+                )
+
+    def save(self) -> None:
+        """Nothing."""
+
+    def write_config(self, text: str) -> None:
+        """Nothing."""
 
 
 def changed(path: Path, what: str, before: object, now: object) -> RunError:

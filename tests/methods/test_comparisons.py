@@ -13,15 +13,16 @@ from tests.methods.references import nll, reference
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from zsrobust import adaptation
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
 from zsrobust.errors import ConfigError
 from zsrobust.methods import METHODS, targets
 from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.randomness import generator
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 
 TEMPLATES = ("a {}", "one {}")
 NAMES = sorted(METHODS)
@@ -49,16 +50,16 @@ def test_steps_of_training_are_those_of_a_plain_reference(
 ) -> None:
     # Two steps: before the first one the model still is the original, and what holds it there says nothing.
     points = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(adaptation, "_adversary", lambda *_: points)
-    learn, seen = adaptation._learn, []
+    monkeypatch.setattr(Step, "adversary", lambda *_: points)
+    learn, seen = Step.learn, []
 
-    def watched(learner: Learner, method: Method, found: Tensor, batch: Batch, parameters: Any, *rest: Any) -> float:
-        before = exact(learner)
-        loss = learn(learner, method, found, batch, parameters, *rest)
-        seen.append((before, batch, loss, {key: p.grad.clone() for key, p in parameters.items()}))
+    def watched(step: Step, found: Tensor, batch: Batch) -> Tensor:
+        before = exact(step.learner)
+        loss = learn(step, found, batch)
+        seen.append((before, batch, float(loss), {key: p.grad.clone() for key, p in step.parameters.items()}))
         return loss
 
-    monkeypatch.setattr(adaptation, "_learn", watched)
+    monkeypatch.setattr(Step, "learn", watched)
     examples = task(6, size=32)
     labels = "true" if METHODS[name].labelled else "none"
     options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "lr": 0.1, "warmup": 0.0, "labels": labels}
@@ -66,7 +67,7 @@ def test_steps_of_training_are_those_of_a_plain_reference(
 
     assert len(seen) == 2
     for epoch, (before, batch, loss, grads) in enumerate(seen):
-        truth = torch.from_numpy(examples.labels)[torch.randperm(6, generator=adaptation.generator(0, "order", epoch))]
+        truth = torch.from_numpy(examples.labels)[torch.randperm(6, generator=generator(0, "order", epoch))]
         weights = dict(before.encoder.visual_parameters())  # type: ignore[attr-defined]
         if before.extra is not None:
             weights |= {f"method.{key}": p for key, p in before.extra.named_parameters()}
@@ -131,13 +132,13 @@ def test_pseudo_labels_are_the_unadapted_models_predictions(labels: targets.Labe
 
 def test_a_run_without_labels_cannot_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[Batch] = []
-    learn = adaptation._learn
+    learn = Step.learn
 
-    def watched(learner: Learner, method: Method, found: Tensor, batch: Batch, *rest: Any) -> float:
+    def watched(step: Step, found: Tensor, batch: Batch) -> Tensor:
         kinds.append(batch)
-        return learn(learner, method, found, batch, *rest)
+        return learn(step, found, batch)
 
-    monkeypatch.setattr(adaptation, "_learn", watched)
+    monkeypatch.setattr(Step, "learn", watched)
     attack = PGD(Threat("linf", "8/255"), 2)
     one, other = task(12), task(12)
     object.__setattr__(other, "labels", one.labels[::-1].copy())
@@ -196,13 +197,13 @@ def test_held_out_images_are_scored_by_the_methods_own_classifier(tmp_path: Path
 @pytest.mark.parametrize(("head_lr", "expected"), [(None, 5.0), (0.02, 0.02)])
 def test_a_head_learns_at_its_own_rate(head_lr: float | None, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[list[float]] = []
-    learn = adaptation._learn
+    learn = Step.learn
 
-    def watched(*given: Any) -> float:
-        rates.append([group["lr"] for group in given[5].param_groups])
-        return learn(*given)
+    def watched(step: Step, found: Tensor, batch: Batch) -> Tensor:
+        rates.append([group["lr"] for group in step.optimizer.param_groups])
+        return learn(step, found, batch)
 
-    monkeypatch.setattr(adaptation, "_learn", watched)
+    monkeypatch.setattr(Step, "learn", watched)
     method = METHODS["standard"](head_lr=head_lr)
     adapt(Toy(), task=task(8), attack=PGD(Threat(), 1), method=method, epochs=1, batch_size=4, lr=0.5, warmup=0.0)
     assert rates[0] == pytest.approx([0.5, expected])

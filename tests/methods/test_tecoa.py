@@ -10,7 +10,6 @@ import torch
 from tests.fakes import CLASSES, Toy, task
 from torch import Tensor
 
-from zsrobust import adaptation
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
@@ -21,6 +20,7 @@ from zsrobust.methods.tecoa import TeCoA
 from zsrobust.pixels import to_pixels
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 
 TEMPLATES = ("a {}", "one {}")
 
@@ -50,20 +50,20 @@ def test_one_step_is_that_of_a_plain_reference(
 ) -> None:
     examples = task(6, size=32)
     points = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(adaptation, "_adversary", lambda *_: points)
+    monkeypatch.setattr(Step, "adversary", lambda *_: points)
     order: list[Tensor] = []
-    learn = adaptation._learn
+    learn = Step.learn
 
-    def watched(learner: Learner, method: Method, found: Tensor, batch: Batch, *rest: object) -> float:
+    def watched(step: Step, found: Tensor, batch: Batch) -> Tensor:
         order.append(batch.labels)
-        loss = learn(learner, method, found, batch, *rest)  # type: ignore[arg-type]
-        grads.extend(p.grad.clone() for p in rest[0].values())  # type: ignore[attr-defined]
-        losses.append(loss)
+        loss = learn(step, found, batch)
+        grads.extend(p.grad.clone() for p in step.parameters.values())
+        losses.append(float(loss))
         return loss
 
     grads: list[Tensor] = []
     losses: list[float] = []
-    monkeypatch.setattr(adaptation, "_learn", watched)
+    monkeypatch.setattr(Step, "learn", watched)
     adapted = adapt(
         clip,
         task=examples,

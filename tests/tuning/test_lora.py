@@ -11,14 +11,16 @@ from tests.fakes import CLASSES, task
 from tests.methods.test_tecoa import reference_loss
 from torch import Tensor, nn
 
-from zsrobust import adaptation
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.divergence import DivergenceGuard
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
+from zsrobust.methods.gathering import Share
 from zsrobust.randomness import generator
 from zsrobust.threat import Threat
+from zsrobust.training_data import Feed, Part
+from zsrobust.training_step import Step
 from zsrobust.tuning.lora import TARGETS, LoRA, LowRank
 
 
@@ -44,8 +46,9 @@ def test_one_step_is_that_of_a_hand_written_reference(
     clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, lr, rank, scale = points(), 0.5, 3, 2.0
-    monkeypatch.setattr(adaptation, "_adversary", lambda *_: found)
-    monkeypatch.setattr(adaptation, "_batches", lambda *_, **__: iter([([], found, torch.tensor([0, 1, 2, 3, 0, 1]))]))
+    monkeypatch.setattr(Step, "adversary", lambda *_: found)
+    part = Part([("key",)] * 6, found, torch.tensor([0, 1, 2, 3, 0, 1]), Share(0, 6, 6))
+    monkeypatch.setattr(Feed, "__iter__", lambda _: iter([part]))
     adapted = adapt(
         clip, task=task(6, size=32), attack=PGD(Threat(), 1), tuning=LoRA(rank, alpha=scale * rank, targets="fc1,v"),
         epochs=1, batch_size=6, lr=lr, warmup=0.0, seed=7,

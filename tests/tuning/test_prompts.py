@@ -13,14 +13,15 @@ from tests.fakes import CLASSES, Toy, task
 from torch import Tensor
 
 import zsrobust as zr
-from zsrobust import adaptation, checkpoint
+from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
 from zsrobust.encoders.prompted import PromptedEncoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName, ZSRobustError
-from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.methods.base import Batch
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
 from zsrobust.tuning.prompts import PixelPrompt, PixelTokenPrompt, TokenPrompt
@@ -89,18 +90,19 @@ def test_one_step_of_tecoa_is_that_of_a_plain_reference(
     clip: HuggingFaceEncoder, tuning: Tuning, features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(adaptation, "_adversary", lambda *_: points)
+    monkeypatch.setattr(Step, "adversary", lambda *_: points)
     seen: dict[str, Any] = {}
-    learn = adaptation._learn
+    learn = Step.learn
 
-    def watched(learner: Learner, method: Method, found: Tensor, batch: Batch, *rest: Any) -> float:
-        seen["start"] = {name: parameter.detach().double().clone() for name, parameter in rest[0].items()}
+    def watched(step: Step, found: Tensor, batch: Batch) -> Tensor:
+        seen["start"] = {name: parameter.detach().double().clone() for name, parameter in step.parameters.items()}
         seen["labels"] = batch.labels
-        seen["loss"] = learn(learner, method, found, batch, *rest)
-        seen["gradients"] = {name: parameter.grad.clone() for name, parameter in rest[0].items()}
-        return float(seen["loss"])
+        seen["loss"] = learn(step, found, batch)
+        seen["gradients"] = {name: parameter.grad.clone() for name, parameter in step.parameters.items()}
+        result: Tensor = seen["loss"]
+        return result
 
-    monkeypatch.setattr(adaptation, "_learn", watched)
+    monkeypatch.setattr(Step, "learn", watched)
     after = adapted(clip, tuning, method=zr.TeCoA(scale=SCALE))
 
     prompt = {name: tensor.requires_grad_(True) for name, tensor in seen["start"].items()}

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Sequence
 
 from zsrobust import __version__
+from zsrobust.cli.processes import aloud, one_voice, shared
+from zsrobust.distributed import OfOneProcess
 from zsrobust.errors import UnknownName, ZSRobustError
 
 COMMANDS = {
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: the process's own.
 
+    In a job of several processes, as torchrun starts them, only the first one speaks; see
+    :mod:`zsrobust.cli.processes`.
+
     Returns:
         Exit status: 0 done; 1 a bug, or doctor or data check found something wrong; 2 a mistake in what was asked, or
         a situation that stops the command; 130 interrupted; 141 whoever read the output went away.
@@ -51,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A warning is a remark to whoever reads the terminal, not a line of source code.
     warnings.formatwarning = lambda message, *_: f"zsrobust: note: {message}\n"
+    with one_voice():
+        return _guarded(arguments)
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()
@@ -59,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes standard output once more when it exits, which would complain.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return PIPE_CLOSED
+    except OfOneProcess as error:
+        traceback.print_exc()  # into its log
+        aloud(f"zsrobust: error: {error}")
+        return USER_ERROR if isinstance(error.__cause__, ZSRobustError | OSError) else BUG
     except ZSRobustError as error:
         return _failed(str(error))
     except KeyboardInterrupt as stop:
@@ -85,11 +99,12 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise UnknownName("command", name, COMMANDS)
-    module = importlib.import_module(f"zsrobust.cli.{name}")
-    from zsrobust.cli.parsing import parse
+    with shared(name):
+        module = importlib.import_module(f"zsrobust.cli.{name}")
+        from zsrobust.cli.parsing import parse
 
-    options = parse(module.COMMAND, arguments[1:])
-    return OK if options is None else int(module.run(options) or OK)
+        options = parse(module.COMMAND, arguments[1:])
+        return OK if options is None else int(module.run(options) or OK)
 
 
 def _help() -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from zsrobust.cli.command import Command, also
-from zsrobust.cli.naming import run_folder
+from zsrobust.cli.naming import LATER, run_folder
 from zsrobust.cli.parsing import dump
 from zsrobust.cli.settings import AdaptSettings
 
@@ -46,9 +46,11 @@ _NOT_IN_NAME = ("run", "device", "tensorboard", "checkpoint_every", "log_every")
 def run(options: AdaptOptions) -> None:
     """Adapts, saves, and says how to go on."""
     from zsrobust.jobs import adapt_job
+    from zsrobust.recipe import LATER as LATER_IN_RECIPES
 
     plain = asdict(options)
-    fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME}
+    later = LATER | LATER_IN_RECIPES
+    fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME and later.get(name, ...) != value}
     folder = run_folder(plain.pop("run"), [options.model, options.method, options.task], fixed)
     try:
         adapt_job(run=folder, config=dump(options, "adapt"), say=print, **plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from zsrobust.cli.command import WHOLE, Command, also
-from zsrobust.cli.naming import run_folder
+from zsrobust.cli.naming import LATER, run_folder
 from zsrobust.cli.parsing import dump
 from zsrobust.cli.settings import EvaluateSettings
 from zsrobust.errors import ConfigError
@@ -58,7 +58,7 @@ def run(options: EvaluateOptions) -> None:
     from zsrobust.report import terminal
 
     plain = asdict(options)
-    fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME}
+    fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME and LATER.get(name, ...) != value}
     tasks = options.tasks if len(options.tasks) <= 2 else [f"{len(options.tasks)}-tasks"]
     folder = run_folder(plain.pop("run"), ["evaluate", *options.models[:2], *tasks], fixed)
     try:

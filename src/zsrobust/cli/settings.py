@@ -55,8 +55,9 @@ class AdaptSettings:
     not."""
     epochs: int = 10
     """Passes over the images; at least 1."""
-    batch_size: int = 256
-    """Images in an optimizer step; at least 1."""
+    batch_size: int | Literal["auto"] = 256
+    """Images in an optimizer step, over all processes; at least 1. auto: the largest power of two that fits into
+    memory."""
     lr: float = 1e-5
     """Peak learning rate; above 0."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -65,16 +66,27 @@ class AdaptSettings:
     """Weight decay as the optimizer defines it; not negative."""
     warmup: float = 0.02
     """Fraction of all steps, 0 to below 1, in which the learning rate rises; then it falls along a cosine to 0."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Arithmetic of the passes: float32, or bf16 (faster where the processor has it; weights stay float32)."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Arithmetic of the passes: float32, bf16 (faster where the processor has it; weights stay float32), or fp16 (CUDA
+    only, for GPUs without bf16; the loss is scaled)."""
+    attack_precision: Literal["same", "bfloat16"] = "same"
+    """Arithmetic of the adversary's passes: the same, or a bfloat16 copy of the tower (faster on CPUs than bf16)."""
+    micro_batch: int | None = None
+    """Images passed at once: less memory, the same step up to rounding. null: all of this process."""
+    checkpoint_activations: bool = False
+    """Compute the learner's activations a second time instead of keeping them: less memory, more time."""
     seed: int = 0
     """Of data order and random starts; not negative."""
     checkpoint_every: int = 500
     """Steps between checkpoints; at least 1."""
     log_every: int = 10
     """Steps between lines of metrics; at least 1."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention kernels: sdpa, or eager (faster in bf16 on many CPUs)."""
+    attention: Literal["auto", "sdpa", "eager"] = "sdpa"
+    """Attention kernels: sdpa, eager (faster in bf16 on many CPUs), or auto: the faster one, found by a short
+    measurement. Part of the result."""
+    compile: bool = False
+    """Compile the passes of the visual tower (torch.compile; minutes at the start, made for GPUs). Part of the
+    result."""
 
 
 @dataclass(kw_only=True)
@@ -115,8 +127,9 @@ class EvaluateSettings:
     """Queries of attacks without gradients. null: each attack's default."""
     batch_size: int = 256
     """Images in flight; at least 1. Changes speed and memory, never a verdict."""
-    rows: int = 32
-    """Rows of every forward pass; at least 1. Part of the result, because arithmetic rounds by shape."""
+    rows: int | Literal["auto"] = 32
+    """Rows of every forward pass; at least 1; or auto: as many as this device needs to be fast, found by measurement.
+    Part of the result, because arithmetic rounds by shape; decides how much memory a pass takes."""
     data: str | None = None
     """Folder in which tasks look for their local data. null: $ZSROBUST_DATA, else ./data."""
     classes: list[str] = field(default_factory=list)
@@ -129,5 +142,8 @@ class EvaluateSettings:
     """Only these classes, by name. Empty: all."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """At an unreadable image: stop, or skip (it is counted and listed in the report)."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention kernels: sdpa, or eager."""
+    attention: Literal["auto", "sdpa", "eager"] = "sdpa"
+    """Attention kernels: sdpa, eager, or auto: the faster one, found by a short measurement. Part of the result."""
+    compile: bool = False
+    """Compile the bfloat16 passes (torch.compile; minutes at the start, made for GPUs). Float32 has the last word and
+    is never compiled. Part of the result."""

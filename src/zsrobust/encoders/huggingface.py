@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from zsrobust.encoders import golden, saving, tower, weights
 from zsrobust.encoders import preprocessing as images
 from zsrobust.encoders import texts as prompts
+from zsrobust.encoders.compiling import CompiledTower
 from zsrobust.encoders.lowered import Lowered
 from zsrobust.errors import ConfigError, ModelError
 
@@ -82,6 +83,7 @@ class HuggingFaceEncoder(nn.Module):
             self.register_buffer(key, values.view(1, 3, 1, 1), persistent=False)
         self._inside: Any = None
         self._lower = Lowered(model)
+        self._tower = CompiledTower()
         self.requires_grad_(False)
         self.eval()
 
@@ -138,9 +140,9 @@ class HuggingFaceEncoder(nn.Module):
         ``tokens (L, P, W)`` are prompts, as :func:`zsrobust.encoders.tower.features` takes them.
         """
         if self._inside is None:
-            return tower.features(self.model, image, tokens)
+            return self._tower(self.model, image, tokens, lowered=False)
         with torch.autocast(image.device.type, enabled=False):
-            return tower.features(self._inside, image.bfloat16(), tokens).float()
+            return self._tower(self._inside, image.bfloat16(), tokens, lowered=True).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """:meth:`encode_pixels`, so that hooks and ``DistributedDataParallel`` see the call."""
@@ -165,6 +167,22 @@ class HuggingFaceEncoder(nn.Module):
         if attention not in ATTENTIONS:
             raise ConfigError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}")
         self.model.set_attn_implementation(attention)
+        self._lower = Lowered(self.model)
+        self.set_compiled(self._tower.passes)
+
+    @property
+    def attention(self) -> str:
+        """What :meth:`set_attention` has set."""
+        return str(self.model.config.vision_config._attn_implementation)
+
+    @property
+    def compiled(self) -> str:
+        """What :meth:`set_compiled` has set; ``"none"`` where the compiler has failed."""
+        return "none" if self._tower.failed else self._tower.passes
+
+    def set_compiled(self, passes: str) -> None:
+        """Which passes :mod:`~zsrobust.encoders.compiling` compiles: ``"none"``, ``"lowered"`` or ``"gradients"``."""
+        self._tower = CompiledTower(passes)
 
     @contextmanager
     def lowered(self) -> Iterator[None]:

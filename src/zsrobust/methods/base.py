@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
 from zsrobust.losses import cross_entropy, soft_cross_entropy
+from zsrobust.methods.gathering import Share
 from zsrobust.text_head import TextHead
 
 
@@ -25,12 +26,25 @@ class Batch:
             or soft ones.
         targets: (B, C) probabilities of the classes: soft pseudo-labels, in place of ``labels``.
         anchors: (B, D) features of the clean images without gradient, where the method asks for an ``anchor``.
+        share: Which rows of a larger batch these are, where several processes share one; None: they are the batch.
+        bank: (share.of, D) the anchors of the whole batch, where there is a share and the method compares images.
     """
 
     pixels: Tensor
     labels: Tensor | None
     targets: Tensor | None = None
     anchors: Tensor | None = None
+    share: Share | None = None
+    bank: Tensor | None = None
+
+    def rows(self, first: int, end: int) -> Batch:
+        """Examples ``first`` … ``end`` − 1; of a method that does not compare them."""
+        if first == 0 and end >= len(self.pixels):
+            return self
+        labels, targets, anchors = (
+            None if part is None else part[first:end] for part in (self.labels, self.targets, self.anchors)
+        )
+        return replace(self, pixels=self.pixels[first:end], labels=labels, targets=targets, anchors=anchors)
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Cross-entropy of logits (B, C) against the labels, or against the soft targets: (B,).
@@ -130,6 +144,21 @@ class Method(Protocol):
         Held-out images are scored with it while training. The text head, unless the method has a head of its own.
         """
         return learner.logits(pixels)
+
+    def compares(self) -> bool:
+        """Whether an image's loss or views depend on the other images of its batch: it cannot be taken in pieces then.
+
+        A method that needs more than one image in a batch is taken to compare them, unless it says otherwise.
+        """
+        return self.fewest > 1
+
+    def gathers(self) -> bool:
+        """Of a method that compares images: whether its losses look at a whole batch that several processes share.
+
+        They then read ``share`` and ``bank`` of the batch, and get the others' features by
+        :func:`~zsrobust.methods.gathering.gathered`.
+        """
+        return False
 
 
 def checked_scale(method: Method) -> None:

@@ -91,7 +91,7 @@ class Dual(Method):
             loss = loss + self.text * divergence(learner.head(anchors, scale), learner.head(found, scale))
         if self.relations:
             with torch.autocast(found.device.type, enabled=False):
-                own = scale * normalize(anchors, dim=1)
+                own = scale * normalize(anchors if batch.bank is None else batch.bank, dim=1)
                 before, now = normalize(anchors, dim=1) @ own.T, normalize(found.float(), dim=1) @ own.T
             loss = loss + self.relations * divergence(before, now)
         return loss
@@ -110,6 +110,14 @@ class Dual(Method):
             kept = cosine(learner.encoder.encode_pixels(batch.pixels), batch.anchors)
             loss = loss + self.clean * learner.scale(self.scale) * (1 - kept)
         return loss
+
+    def compares(self) -> bool:
+        """Only the relations do, and the views, which blend an image with the one before."""
+        return bool(self.relations or self.mixed)
+
+    def gathers(self) -> bool:
+        """The relations do; to blend with the one before, its pixels would have to be here."""
+        return not self.mixed
 
     def describe(self) -> Mapping[str, object]:
         """The weights and the scale."""

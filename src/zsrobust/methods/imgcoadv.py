@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 
 from zsrobust.losses import cross_entropy
 from zsrobust.methods.base import Batch, Learner, Method, checked_scale
+from zsrobust.methods.gathering import gathered
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,28 @@ class ImgCoAdv(Method):
 
     def inner(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """L_i at ``points`` (B, 3, H, W), against the features that the clean images had before the step: (B,)."""
-        assert batch.anchors is not None
-        return self._loss(learner, points, batch.anchors)
+        clean = batch.anchors if batch.bank is None else batch.bank
+        assert clean is not None
+        return self._loss(learner, points, clean, batch)
 
     def outer(self, learner: Learner, points: Tensor, batch: Batch) -> Tensor:
         """L_i at ``points`` (B, 3, H, W), against the clean images, whose features get a gradient too: (B,)."""
-        return self._loss(learner, points, learner.encoder.encode_pixels(batch.pixels))
+        clean = learner.encoder.encode_pixels(batch.pixels)
+        if batch.share is not None:
+            clean = gathered(clean.float(), batch.share)
+        return self._loss(learner, points, clean, batch)
 
-    def _loss(self, learner: Learner, points: Tensor, clean: Tensor) -> Tensor:
+    def _loss(self, learner: Learner, points: Tensor, clean: Tensor, batch: Batch) -> Tensor:
         features = learner.encoder.encode_pixels(points)
         with torch.autocast(features.device.type, enabled=False):
             adversarial, own = normalize(features.float(), dim=1), normalize(clean.float(), dim=1)
             similarities = learner.scale(self.scale) * adversarial @ own.T
-        return cross_entropy(similarities, torch.arange(len(points), device=points.device))
+        first = 0 if batch.share is None else batch.share.first
+        return cross_entropy(similarities, torch.arange(first, first + len(points), device=points.device))
+
+    def gathers(self) -> bool:
+        """Yes: the other clean images may be with other processes."""
+        return True
 
     def describe(self) -> Mapping[str, object]:
         """The scale."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zsrobust.errors import ConfigError
 from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.methods.gathering import Share, gathered
 
 Labels = Literal["true", "hard", "soft", "none"]
 
@@ -43,13 +44,37 @@ def check_batch(method: Method, most: int) -> None:
         raise ConfigError(f"{method.name} compares images of a batch: it needs at least {method.fewest}, not {most}")
 
 
+def check_split(method: Method, processes: int, rows: int | None) -> None:
+    """Refuses to take a batch in pieces if the method's losses compare its images.
+
+    Args:
+        method: Whose losses.
+        processes: That share a batch.
+        rows: Rows that are passed at once; None: all.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if not method.compares():
+        return
+    if rows is not None:
+        raise ConfigError(f"{method.name} compares images of a batch: micro_batch must be null, not {rows}")
+    if processes > 1 and not method.gathers():
+        raise ConfigError(
+            f"{method.name} with these options compares images of a batch, which {processes} processes cannot share: "
+            "use one process"
+        )
+
+
 @torch.no_grad()
-def prepare(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, labels: Labels) -> Batch:
+def prepare(
+    learner: Learner, method: Method, pixels: Tensor, truth: Tensor, labels: Labels, share: Share | None = None
+) -> Batch:
     """The batch of a step: ``pixels`` (B, 3, H, W) with ``truth`` (B,), pseudo-labels or none, and with anchors.
 
-    A method that reads no labels gets none, so that it cannot.
+    A method that reads no labels gets none, so that it cannot. ``share``: which rows of a larger batch these are.
     """
-    batch = Batch(pixels, truth if method.labelled and labels == "true" else None)
+    batch = Batch(pixels, truth if method.labelled and labels == "true" else None, share=share)
     if method.labelled and labels in ("hard", "soft"):
         original = learner.original
         logits = learner.head(original.encode_pixels(pixels), original.logit_scale)
@@ -59,5 +84,8 @@ def prepare(learner: Learner, method: Method, pixels: Tensor, truth: Tensor, lab
             batch = replace(batch, targets=logits.softmax(1))
     if method.anchor is not None:
         whose = learner.original if method.anchor == "original" else learner.encoder
-        batch = replace(batch, anchors=whose.encode_pixels(pixels).float())
+        anchors = whose.encode_pixels(pixels).float()
+        batch = replace(batch, anchors=anchors)
+        if share is not None and method.compares():
+            batch = replace(batch, bank=gathered(anchors, share))
     return batch

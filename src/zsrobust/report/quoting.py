@@ -34,6 +34,7 @@ _OPTIMISATION = ("batch_size", "optimizer", "lr")
 _CIRCUMSTANCES = (
     *("base", "base_fingerprint", "task", "task_fingerprint", "templates", "images", "attack", "threads", "epochs"),
     *("batch_size", "lr", "optimizer", "weight_decay", "warmup", "precision", "seed"),
+    *("processes", "micro_batch", "checkpoint_activations", "attack_precision", "attention", "compile"),
 )
 
 

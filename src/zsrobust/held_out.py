@@ -1,0 +1,79 @@
+"""How good the classifier is that a method trains, on images that it does not train on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zsrobust.attacks.pgd import PGD
+from zsrobust.distributed import World, total
+from zsrobust.errors import ConfigError
+from zsrobust.evaluation import device_of, in_space
+from zsrobust.losses import cross_entropy
+from zsrobust.methods.base import Learner, Method
+from zsrobust.passes import frozen
+from zsrobust.pixels import to_pixels
+from zsrobust.recipe import HELD_OUT_STEPS, Precision
+from zsrobust.tasks import Task
+from zsrobust.training_data import Keys
+from zsrobust.training_step import autocast
+
+
+class Examiner:
+    """Scores the method's own classifier on held-out images, clean and under PGD-10 that climbs its cross-entropy.
+
+    Args:
+        held_out: The images.
+        learner: What is trained.
+        method: Whose classifier.
+        attack: Its threat is the adversary's.
+        rows: Images in a pass.
+        precision: Of the passes.
+        seed: Of the random starts.
+        world: Who shares the images.
+
+    Raises:
+        ConfigError: the images have other classes.
+    """
+
+    def __init__(
+        self,
+        held_out: Task,
+        learner: Learner,
+        method: Method,
+        attack: PGD,
+        *,
+        rows: int,
+        precision: Precision,
+        seed: int,
+        world: World,
+    ) -> None:
+        self.task = in_space(held_out, learner.original, attack.threat.space)
+        if self.task.class_names != learner.head.class_names:
+            raise ConfigError(f"the held-out images of '{held_out.name}' have other classes than the training images")
+        self.learner, self.method, self.world = learner, method, world
+        self.rows, self.precision, self.seed = rows, precision, seed
+        self.attack = PGD(attack.threat, HELD_OUT_STEPS)
+
+    def scores(self) -> dict[str, float]:
+        """``held_out_clean_accuracy`` and ``held_out_robust_accuracy``, of all images; every process must ask."""
+        device = device_of(self.learner.encoder)
+        right = torch.zeros(2, device=device)
+        begin, end = (len(self.task) * rank // self.world.size for rank in (self.world.rank, self.world.rank + 1))
+        with frozen(self.learner.encoder), frozen(self.learner.extra), autocast(device, self.precision):
+            for first in range(begin, end, self.rows):
+                chosen = range(first, min(first + self.rows, end))
+                pixels, labels = self._read(chosen, device)
+                keys: Keys = [(self.seed, int(self.task.ids[i]), "held out") for i in chosen]
+                points = self.attack.perturb(lambda p: cross_entropy(self._logits(p), labels), pixels, keys=keys)  # noqa: B023
+                with torch.no_grad():
+                    right += torch.stack([self._logits(p).argmax(1).eq(labels).sum() for p in (pixels, points)])
+        clean, robust = (total(right) / len(self.task)).tolist()
+        return {"held_out_clean_accuracy": clean, "held_out_robust_accuracy": robust}
+
+    def _read(self, chosen: range, device: torch.device) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(self.task.labels[list(chosen)])
+        return to_pixels(self.task.images(chosen)).to(device), labels.to(device)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        return self.method.logits(self.learner, pixels)

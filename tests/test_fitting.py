@@ -1,0 +1,111 @@
+"""The batch size that is found: by errors on a GPU, by measured growth on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.fakes import Toy, task
+
+from zsrobust import adaptation, fitting
+from zsrobust.adaptation import adapt
+from zsrobust.attacks.pgd import PGD
+from zsrobust.distributed import World
+from zsrobust.errors import ConfigError, RunError
+from zsrobust.memory import peak_of, resident
+from zsrobust.threat import Threat
+
+MIB = 2**20
+
+
+def run(images: int = 20, **options: Any) -> Any:
+    common: dict[str, Any] = {"attack": PGD(Threat("linf", "8/255"), 2), "epochs": 2, "lr": 0.1, "progress": False}
+    return adapt(Toy(), task=task(images), **(common | options))
+
+
+@pytest.mark.filterwarnings("ignore:batch_size auto")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_looking_for_the_batch_size_leaves_no_trace(optimizer: str) -> None:
+    found, expected = run(batch_size="auto", optimizer=optimizer), run(batch_size=16, optimizer=optimizer)
+    assert found.provenance["adaptation"]["batch_size"] == 16, "the largest power of two in 20 images"
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_a_run_that_goes_on_keeps_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="batch_size auto: 16 images fit into memory"):
+        run(run=tmp_path, batch_size="auto")
+    state = json.loads(next(tmp_path.glob("checkpoints/*/state.json")).read_text())
+    assert state["configuration"]["batch_size"] == 16
+    monkeypatch.setattr(adaptation, "fitting_batch", lambda *_: pytest.fail("it is known"))
+    run(run=tmp_path, batch_size="auto")
+    with pytest.raises(RunError, match="batch_size was 16, now 8"):
+        run(run=tmp_path, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "expected"),
+    [(1000, 1024, 64), (1000, 32, 32), (249, 1024, 8), (1e9, 1024, 1024), (130, 1024, 0), (200, 2, 2), (200, 1, 1)],
+)
+def test_a_step_grows_by_a_constant_and_so_much_an_image(
+    free: float, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 MiB and 10 an image, of which four fifths of what is free may be taken."""
+    rows: list[int] = []
+
+    def peak(work: Any) -> int:
+        work()
+        return (500 + 100 + 10 * rows[-1]) * MIB
+
+    monkeypatch.setattr(fitting, "peak_of", peak)
+    monkeypatch.setattr(fitting, "resident", lambda: 500 * MIB)
+    assert fitting._by_growth(rows.append, most, int(free * MIB)) == expected
+    assert max(rows, default=0) <= 2 * fitting.PROBE, "a step that is too large would kill the process"
+
+
+def test_on_a_gpu_it_is_tried_until_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def work(rows: int) -> None:
+        tried.append(rows)
+        if rows > 40:
+            raise torch.OutOfMemoryError
+
+    assert fitting._until_it_fails(work, 1024, torch.device("cpu")) == 32
+    assert tried == [1, 2, 4, 8, 16, 32, 64]
+    assert fitting._until_it_fails(work, 16, torch.device("cpu")) == 16
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 32), (2, 64), (3, 64), (8, 256)])
+def test_processes_take_what_the_smallest_can(size: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_by_growth", lambda *_: 64)
+    monkeypatch.setattr(fitting, "total", lambda own: own + torch.tensor([0.0] + [32.0] * (size - 1)))
+    monkeypatch.setattr(fitting, "available", lambda: 1)
+
+    class Tried:
+        device, method = torch.device("cpu"), type("Method", (), {"fewest": 1})
+
+    step: Any = Tried()
+    found = fitting.fitting_batch(step, task(400), World(0, size, 0))
+    assert found == (64 if size == 1 else expected)
+
+
+def test_a_peak_is_measured() -> None:
+    before = resident()
+    grown = peak_of(lambda: bytearray(64 * MIB).count(1) and None) - before
+    assert 48 * MIB < grown < 256 * MIB
+    assert peak_of(lambda: None) - before < 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": "largest"}, "batch_size must be a whole number of at least 1, or auto, not 'largest'"),
+        ({"batch_size": "auto", "micro_batch": 4}, "with a micro_batch every batch_size fits"),
+    ],
+)
+def test_what_cannot_be_found_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(**options)
