@@ -14,7 +14,7 @@ from benchmarks.speed.floor import DTYPES
 from benchmarks.speed.machine import GIB
 from benchmarks.speed.models import SHAPES, classifier, images, prompts, random_encoder
 from benchmarks.speed.operations import Floor, operations, reference_products, step_products
-from benchmarks.speed.reference import perturbed
+from benchmarks.speed.reference import perturbed, plain
 from benchmarks.speed.workload import Workload
 from torch import Tensor
 
@@ -70,9 +70,9 @@ def _steps(workload: Workload, classes: int) -> list[Figure]:
         works[way] = lambda w=way: ours(model, pixels, labels, steps=workload.steps, way=w, device=device)  # type: ignore[misc]
     compared = classes <= workload.reference_classes
     if compared:
-        start = PGD(THREAT, 1).start(pixels, keys(batch))
+        start, published = PGD(THREAT, 1).start(pixels, keys(batch)), plain(encoder)
         works["reference"] = lambda: perturbed(
-            encoder, tokens, pixels, labels, start=start, eps=THREAT.eps, step_size=THREAT.eps, steps=1
+            published, tokens, pixels, labels, start=start, eps=THREAT.eps, step_size=THREAT.eps, steps=1
         )
     repeats = workload.slow_repeats if compared else workload.repeats
     times = in_turns(

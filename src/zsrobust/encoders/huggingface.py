@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zsrobust.encoders import golden, saving, tower, weights
+from zsrobust.encoders import golden, patches, saving, tower, weights
 from zsrobust.encoders import preprocessing as images
 from zsrobust.encoders import texts as prompts
 from zsrobust.encoders.compiling import CompiledTower
@@ -74,6 +74,7 @@ class HuggingFaceEncoder(nn.Module):
         """Take over ``model`` (frozen from here on) with what belongs to it; see the attributes."""
         super().__init__()
         self.model: Any = model
+        patches.install(model)
         self.reader = reader
         self.preprocessing = preprocessing
         self.name = name
