@@ -310,3 +310,10 @@ def test_a_fingerprint_tells_weights_apart_also_without_the_encoders_help() -> N
     prints: list[str] = [fingerprint_of(Plain(seed)) for seed in (0, 0, 1)]  # type: ignore[arg-type]
     assert prints[0] == prints[1] != prints[2]
     assert np.array_equal(Toy(seed=0).log_scale.numpy(), Toy(seed=1).log_scale.numpy())
+
+
+def test_weights_that_are_sharded_are_refused_before_the_first_pass() -> None:
+    encoder = Toy()
+    next(encoder.parameters()).device_mesh = "as FSDP2's parameters have"  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"the weights of 'toy' are sharded \(FSDP2\)"):
+        fingerprint_of(encoder)

@@ -20,7 +20,7 @@ from zsrobust.attacks.base import Attack, Found, Streaming
 from zsrobust.attacks.checks import Verdict, enforce, judge
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import ConfigError, DataError, UnreadableImage
+from zsrobust.errors import ConfigError, DataError, ModelError, UnreadableImage
 from zsrobust.passes import ROWS, float32_only, frozen
 from zsrobust.pixels import to_pixels
 from zsrobust.randomness import uniform
@@ -72,7 +72,15 @@ def fingerprint_of(encoder: Encoder) -> str:
     """The encoder's own fingerprint, or for one without it the hash of its features of a fixed noise image.
 
     Either way another set of weights has another one; the second kind also changes with the processor that computed it.
+
+    Raises:
+        ModelError: the weights are sharded over processes (FSDP2).
     """
+    if isinstance(encoder, nn.Module) and any(hasattr(weight, "device_mesh") for weight in encoder.parameters()):
+        raise ModelError(
+            f"the weights of '{encoder.name}' are sharded (FSDP2): every process would have to make the same passes, "
+            "which attacks do not; give the whole model (micro_batch and checkpoint_activations save memory)"
+        )
     own: Callable[[], str] | None = getattr(encoder, "fingerprint", None)
     if own is not None:
         return own()
