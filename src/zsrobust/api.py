@@ -91,7 +91,7 @@ def evaluate(
             carries its own threat, so only names go with several threats.
         threat: One or several, for example ``"linf:4/255:native"``; all of one space.
         mode: Of attacks given by name; see :data:`zsrobust.attacks.options.Mode`.
-        limit: Examples of each task, stratified; None: all.
+        limit: Examples of each task, stratified; None: all. Larger than the run's before: what is there stays.
         seed: Of the subset and of the attacks' random numbers; several: each is run, on the subset of the first.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         run: Folder for the records and the report; an evaluation that was interrupted goes on. None: nothing is kept.

@@ -296,7 +296,7 @@ def evaluate_job(
         threat: One or several.
         eps: In place of each threat's ε, in pixel range [0, 1]; empty: as the threats say.
         space: In place of the threats' space.
-        limit: Examples of each task, stratified; None: all.
+        limit: Examples of each task, stratified; None: all. Larger than the run's before: what is there stays.
         seed: One or several.
         split: Of the tasks.
         mode: ``"exact"``, ``"fast"`` or ``"float32"``; see :data:`zsrobust.attacks.options.Mode`.

@@ -105,7 +105,7 @@ def evaluate_into(
     run.declare("seeds", seed)
     seen = [in_space(task, encoder, str(run.header["space"])) for task in tasks]
     for task in seen:  # all of them first: the report of a run that stops early then says what is missing
-        run.declare("tasks", task.describe())
+        _declare_task(run, task)
         for attack in attacks:
             _declare(run, attack, task)
     header, done = broadcast((run.header, run.records.done()) if me.main else ({}, {}))
@@ -254,6 +254,16 @@ def _parts(
 def _tell_of_claims(run: RunFolder, cell: _Cell) -> None:
     if (alarm := refuted(cell.claims.made, cell.claims.refuted)) is not None:
         run.flag(alarm.to_flag(model=cell.encoder.name, task=cell.task.name, seed=cell.seed))
+
+
+def _declare_task(run: RunFolder, task: Task) -> None:
+    """A task that comes again under a larger limit is the same one: what is recorded stays."""
+    known: list[dict[str, Any]] = run.header["tasks"]
+    for place, described in enumerate(known):
+        if described["name"] == task.name and task.extends(described):
+            known[place] = task.describe()
+            run.save()
+    run.declare("tasks", task.describe())
 
 
 def _declare(run: RunFolder, attack: Asked, task: Task) -> None:

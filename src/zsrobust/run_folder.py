@@ -129,7 +129,7 @@ class RunFolder:
                 # Which tasks an attack is for may grow: another task is no other attack.
                 if "tasks" in old and "tasks" in entry:
                     entry["tasks"] = old["tasks"] = [*dict.fromkeys([*old["tasks"], *entry["tasks"]])]
-                for key in sorted(old.keys() | entry.keys()):
+                for key in sorted(old.keys() | entry.keys(), key=lambda key: (key in _DERIVED, key)):
                     if old.get(key) != entry.get(key):
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
                         raise changed(self.path, what, old.get(key), entry.get(key))

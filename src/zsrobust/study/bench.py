@@ -16,13 +16,14 @@ from typing import Any
 from zsrobust.api import resolve_tasks
 from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, DivergedError, ZSRobustError
-from zsrobust.evaluation import fingerprint_of
+from zsrobust.evaluation import fingerprint_of, in_space
 from zsrobust.jobs import adapt_job, evaluate_job
 from zsrobust.models import MODEL, load_model
 from zsrobust.run_folder import write_atomically
 from zsrobust.study.store import Job, Outcome, Store
 from zsrobust.tasks import Task
 from zsrobust.tasks import task as open_task
+from zsrobust.threat import Threat
 from zsrobust.tuning.base import Tuning
 
 HELD_OUT = ("held_out_clean_accuracy", "held_out_robust_accuracy")
@@ -126,7 +127,10 @@ class Bench:
         return task
 
     def _done(self, job: Job, folder: Path) -> Outcome:
-        resumed, start = folder.exists(), time.monotonic()
+        start = time.monotonic()
+        if job.kind == "evaluated" and not folder.exists():
+            self._begin(job, folder)
+        resumed = folder.exists()
         diverged = None
         try:
             if job.kind == "adapted":
@@ -158,6 +162,18 @@ class Bench:
             models=[self._subject(job)], run=folder, kind="study", device=self.device,
             **{**job.settings, "tasks": tasks, "limit": None, "classes": (), "template": (), "select": ()},
         )  # fmt: skip
+
+    def _begin(self, job: Job, folder: Path) -> None:
+        """With what the same evaluation found under a smaller limit, if there is one."""
+        space, model = Threat.parse(job.content["threats"][0]).space, self.model(job.base, job.settings["attention"])
+        tasks = {task.name: in_space(task, model, space) for task in self.evaluation(job.settings)}
+        for smaller in self.store.alike(job):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                header, records = (smaller / "run.json").read_bytes(), (smaller / "records.jsonl").read_bytes()
+                if all(tasks[seen["name"]].extends(seen) for seen in json.loads(header)["tasks"]):
+                    write_atomically(folder / "run.json", header)
+                    write_atomically(folder / "records.jsonl", records)
+                    return
 
     def _subject(self, job: Job) -> Encoder:
         attention = job.settings["attention"]

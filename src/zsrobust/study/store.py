@@ -83,6 +83,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._evaluations: dict[Path, str] = {}
 
     def folder(self, kind: Kind, key: str) -> Path:
         """Run folder of a job."""
@@ -102,6 +103,15 @@ class Store:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}); remove {path.parent}, it will be made again") from None
+
+    def alike(self, job: Job) -> list[Path]:
+        """Folders of finished evaluations whose content is the job's, but for which examples of its tasks they saw."""
+        for path in (self.path / "evaluated").glob(f"*/{DONE}"):
+            if path.parent not in self._evaluations:  # hundreds of them, and they never change
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                    self._evaluations[path.parent] = _but_examples(json.loads(path.read_text())["content"])
+        wanted = _but_examples(job.content)
+        return [folder for folder, content in sorted(self._evaluations.items()) if content == wanted]
 
     def finish(self, job: Job, outcome: Outcome) -> None:
         """Notes how the job ended.
@@ -131,3 +141,8 @@ class Store:
     def tidy(self, job: Job) -> None:
         """Removes what only a resumed adaptation would need: checkpoints are several times the model."""
         shutil.rmtree(self.folder(job.kind, job.key) / "checkpoints", ignore_errors=True)
+
+
+def _but_examples(content: Mapping[str, Any]) -> str:
+    tasks = [{name: value for name, value in task.items() if name != "fingerprint"} for task in content["tasks"]]
+    return key_of({**content, "tasks": tasks})

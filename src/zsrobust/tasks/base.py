@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,17 @@ class Task:
             raise ConfigError(f"seed = {seed} must not be negative")
         kept = np.sort(stratified_order(self.ids, self.labels, seed)[:limit])
         return replace(self, ids=frozen(self.ids[kept]), labels=frozen(self.labels[kept]), limit=(limit, seed))
+
+    def extends(self, described: Mapping[str, Any]) -> bool:
+        """Whether this is the described task under a larger limit, so that its examples are all among these.
+
+        Args:
+            described: What :meth:`describe` gave for it, or a run folder stored.
+        """
+        smaller = described["limit"]
+        if smaller is None or len(self) <= described["n"] or (self.limit or (0, smaller["seed"]))[1] != smaller["seed"]:
+            return False
+        return self.take(smaller["limit"], seed=smaller["seed"]).describe() == described
 
     def with_geometry(self, geometry: Geometry) -> Task:
         """The same examples under another geometry, applied to the decoded images, not to the pixels."""
