@@ -106,6 +106,20 @@ def test_a_process_that_gives_no_sign_of_life_is_noticed(monkeypatch: pytest.Mon
     Watch(store, World(1, 3, 1)).look()  # looks at the first process only
 
 
+def test_a_process_that_left_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, store = [100.0], dist.HashStore()
+    monkeypatch.setattr(distributed, "store", lambda prefix="": store)
+    monkeypatch.setattr(distributed, "world", lambda: World(0, 2, 0))
+    for _ in range(2):  # it comes again
+        with distributed._beating():
+            assert store.add("beat/0", 0) > 0
+        monkeypatch.setattr(distributed.time, "monotonic", lambda: clock[0])
+        watch = Watch(store, World(1, 2, 1))
+        for _ in range(3):
+            clock[0] += distributed.PATIENCE + 1
+            watch.look()
+
+
 @pytest.fixture
 def of_two(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Process 1 of 2, as far as errors are concerned."""

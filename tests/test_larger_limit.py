@@ -54,8 +54,8 @@ def test_a_task_extends_what_it_was_under_a_smaller_limit(whole: Task) -> None:
     described = json.loads(json.dumps(whole.take(10, seed=3).describe()))
     assert whole.take(11, seed=3).extends(described)
     assert whole.extends(described)
+    assert whole.take(99, seed=3).extends(json.loads(json.dumps(whole.take(60, seed=3).describe())))  # of 40, both
     for other in (
-        whole.take(10, seed=3),
         whole.take(9, seed=3),
         whole.take(11, seed=4),
         whole.with_geometry(type(whole.geometry)(size=(8, 8))).take(11, seed=3),
@@ -91,34 +91,53 @@ def test_a_run_goes_on_under_a_larger_limit(
     assert facts(evaluated(tmp_path / "run", encoder, whole)) == facts(evaluated(tmp_path / "all", encoder, whole))
 
 
+def test_tasks_with_fewer_images_than_the_limits_go_on_too(encoder: Toy, whole: Task, tmp_path: Path) -> None:
+    few = labelled_by(encoder, task(7, name="few"))
+    evaluated(tmp_path / "run", encoder, whole.take(10), few.take(10))
+    more = evaluated(tmp_path / "run", encoder, whole.take(20), few.take(20))
+    assert facts(more) == facts(evaluated(tmp_path / "at once", encoder, whole.take(20), few.take(20)))
+
+
+def test_a_run_that_refuses_one_task_is_as_it_was(encoder: Toy, whole: Task, tmp_path: Path) -> None:
+    other = labelled_by(encoder, task(30, name="other"))
+    evaluated(tmp_path, encoder, whole.take(10), other.take(10))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError, match="limit of task 'other'"):
+        evaluated(tmp_path, encoder, whole.take(20), other.take(20, seed=5))
+    assert (tmp_path / "run.json").read_bytes() == before
+    evaluated(tmp_path, encoder, whole.take(10), other.take(10))
+
+
 def test_a_study_goes_on_under_a_larger_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = small.content(small.save_clip(tmp_path / "clip"), small.images(tmp_path))
     del content["tune"], content["interpolate"]
     content |= {"seeds": [0], "axes": {}, "adapt": content["adapt"] | {"method": "clean"}}
-
-    def of(limit: int | None, store: str) -> dict[str, list[tuple[Any, ...]]]:
-        found = parse(content | {"evaluate": content["evaluate"] | {"limit": limit}}, name="a")
-        assert study([found], run=tmp_path / "runs" / store, store=tmp_path / store, jobs=1) == []
-        made = {}
-        for folder in (tmp_path / store / "evaluated").iterdir():
-            records = RecordFile(folder / "records.jsonl").read()
-            if len({r.example for r in records}) == (limit or 12):
-                made[records[0].model] = facts(records)
-        return made
-
-    few = of(5, "store")
-    begun: list[bool] = []
+    begun: list[int] = []
     evaluate = Bench._evaluate
 
     def watched(self: Bench, job: Any, folder: Path) -> None:
-        begun.append((folder / "records.jsonl").exists())
+        begun.append(len(examples(folder)))
         evaluate(self, job, folder)
 
+    def examples(folder: Path) -> set[int]:
+        return {r.example for r in RecordFile(folder / "records.jsonl").read()}
+
+    def of(limit: int, store: str) -> tuple[list[int], list[Any]]:
+        begun.clear()
+        found = parse(content | {"evaluate": content["evaluate"] | {"limit": limit}}, name="a")
+        assert study([found], run=tmp_path / "runs" / store, store=tmp_path / store, jobs=1) == []
+        made = [folder for folder in (tmp_path / store / "evaluated").iterdir() if len(examples(folder)) == limit]
+        return [*begun], sorted(facts(RecordFile(folder / "records.jsonl").read()) for folder in made)
+
     monkeypatch.setattr(Bench, "_evaluate", watched)
-    more = of(9, "store")
-    assert begun == [True, True]
-    assert len(few) == len(more) == 2
-    begun.clear()
-    assert more == of(9, "another")
-    assert begun == [False, False]
-    assert of(None, "store") == of(None, "third")
+    assert of(4, "store")[0] == [0, 0]
+    assert of(6, "store")[0] == [4, 4]
+    assert of(9, "store")[0] == [6, 6]
+    assert of(9, "store")[0] == []
+    starts, records = of(9, "another")
+    assert starts == [0, 0]
+    assert records == of(9, "store")[1]
+    assert len(records) == 2
+    for told in (tmp_path / "store" / "evaluated").glob("*/run.json"):  # what another device found is left alone
+        told.write_text(told.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    assert of(11, "store")[0] == [0, 0]

@@ -23,6 +23,7 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
 from zsrobust.attacks.suites import Member, Suite
 from zsrobust.attacks.transfer import Transfer
+from zsrobust.errors import RunError
 from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN, Record, RecordFile, suite_of
 from zsrobust.run_folder import RunFolder
@@ -153,6 +154,9 @@ def test_a_transfer_comes_from_its_source_and_is_judged_by_the_model(encoder: To
     assert broken["transfer:twin:steps=10"] > broken["transfer:stranger:steps=10"]
     entry = header(tmp_path)["attacks"][0]
     assert (entry["source"], entry["transfer"], entry["gradient"]) == ("twin", True, False)
+    retrained = Toy(name="twin", seed=9, scale=50.0)
+    with pytest.raises(RunError, match="source_fingerprint of attack 'transfer:twin:steps=10' was"):
+        evaluated(tmp_path, encoder, [blobs], [Transfer(retrained, THREAT, 10)])
 
 
 def test_claims_that_verdicts_refute_are_an_alarm() -> None:

@@ -123,6 +123,8 @@ def joined() -> Iterator[World]:
         with zsrobust.distributed.joined():
             evaluation = zsrobust.evaluate(model, "digits", run="runs/mine")
 
+    After an error the job is over, in every process: the same program, started again, goes on.
+
     Raises:
         ConfigError: the environment is incomplete.
         RunError: the other processes did not come.
@@ -287,6 +289,8 @@ def _beating() -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=BEAT)
+    with suppress(RuntimeError):  # who leaves is not dead: without a beat nobody waits for the next one
+        kept.add(f"beat/{me.rank}", -kept.add(f"beat/{me.rank}", 0))
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import torch
@@ -20,6 +20,7 @@ from zsrobust.alarms.subject import Subject
 from zsrobust.attacks.base import Attack, Model
 from zsrobust.attacks.binding import Asked, expand
 from zsrobust.attacks.suites import Suite
+from zsrobust.attacks.transfer import Transfer
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.distributed import Watch, World, broadcast, store, translated, wait_for, world
 from zsrobust.encoders.base import Encoder
@@ -81,7 +82,7 @@ def evaluate_into(
     """Evaluates one model on some tasks into a run folder, going on where it stopped.
 
     In a job of several processes every one of them calls this, with the same arguments. The records are those of one
-    process; only the order of their lines is another one, which nothing reads.
+    process; only the order of their lines is another one, which says nothing once the run is complete.
 
     Args:
         run: Where the records go, of all but the first process a :class:`~zsrobust.run_folder.ReadOnly`; its settings
@@ -101,13 +102,15 @@ def evaluate_into(
     me = world()
     if not (me.main or isinstance(run, ReadOnly)):
         raise ConfigError("this cannot be shared by several processes: start it without torchrun")
-    describe_model(run, encoder)
-    run.declare("seeds", seed)
     seen = [in_space(task, encoder, str(run.header["space"])) for task in tasks]
-    for task in seen:  # all of them first: the report of a run that stops early then says what is missing
-        _declare_task(run, task)
-        for attack in attacks:
-            _declare(run, attack, task)
+    with run.all_or_nothing():  # first of all: the report of a run that stops early then says what is missing
+        describe_model(run, encoder)
+        run.declare("seeds", seed)
+        sources = [_weights(attack) for attack in attacks]
+        for task in seen:
+            _declare_task(run, task)
+            for attack, source in zip(attacks, sources, strict=True):
+                _declare(run, attack, source, task)
     header, done = broadcast((run.header, run.records.done()) if me.main else ({}, {}))
     if isinstance(run, ReadOnly):
         run.compare(header)
@@ -262,20 +265,26 @@ def _declare_task(run: RunFolder, task: Task) -> None:
     for place, described in enumerate(known):
         if described["name"] == task.name and task.extends(described):
             known[place] = task.describe()
-            run.save()
     run.declare("tasks", task.describe())
 
 
-def _declare(run: RunFolder, attack: Asked, task: Task) -> None:
+def _declare(run: RunFolder, attack: Asked, source: Mapping[str, object], task: Task) -> None:
     """Writes into ``run.json`` what will run on the task; a suite's members may differ between tasks."""
     ball = {"threat": attack.threat.describe()}
     run.declare("threats", attack.threat.describe())
     if not isinstance(attack, Suite):
-        run.declare("attacks", attack.describe() | ball)
+        run.declare("attacks", {**attack.describe(), **ball, **source})
         return
     classes = len(task.class_names)
     for member in attack.for_classes(classes).members(classes):
         run.declare("attacks", member.describe() | ball | {"tasks": [task.name]})
+
+
+def _weights(attack: Asked) -> dict[str, object]:
+    """What tells the model that a transfer comes from from another one of its name."""
+    if not isinstance(attack, Transfer):
+        return {}
+    return {"source_fingerprint": fingerprint_of(cast("Encoder", attack.model))}
 
 
 def _source(task: Task, rows: int) -> Callable[[Encoder], Model]:

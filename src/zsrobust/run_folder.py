@@ -75,6 +75,8 @@ class RunFolder:
         RunError: not writable, not a run folder, or made with other settings.
     """
 
+    _held = False
+
     def __init__(self, path: str | Path, *, kind: str, settings: Mapping[str, object]) -> None:
         self.path = Path(path)
         self.records = RecordFile(self.path / "records.jsonl")
@@ -142,6 +144,19 @@ class RunFolder:
         known.append(item)
         self.save()
 
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Writes ``run.json`` at the end; what was declared before one that is refused is forgotten again."""
+        before, self._held = copy.deepcopy(self.header), True
+        try:
+            yield
+        except BaseException:
+            self.header = before
+            raise
+        finally:
+            self._held = False
+        self.save()
+
     def flag(self, item: Mapping[str, object]) -> None:
         """Adds an alarm to ``run.json``, once: ``name``, ``text`` and what it concerns (model, task, threat, seed)."""
         known: list[Any] = self.header.setdefault("flags", [])
@@ -153,7 +168,9 @@ class RunFolder:
             self.save()
 
     def save(self) -> None:
-        """Writes ``run.json`` as it is now."""
+        """Writes ``run.json`` as it is now; within :meth:`all_or_nothing`, later."""
+        if self._held:
+            return
         text = json.dumps(self.header, indent=1, ensure_ascii=False)
         write_atomically(self.path / "run.json", text.encode())
 

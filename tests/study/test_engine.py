@@ -267,6 +267,10 @@ def test_agenda_does_each_job_once_and_in_order(tmp_path: Path) -> None:
     assert agenda.next() is None
     assert agenda.ended["c"].failure == "NaN"
     assert not agenda.open()
+    late = job("d", "evaluated", "a")  # wanted only now: its model is known not to come
+    agenda.add([adapted, late])
+    assert agenda.next() is None
+    assert agenda.ended["d"].failure == "NaN"
 
 
 def test_a_forecast_learns_from_jobs_of_its_kind() -> None:

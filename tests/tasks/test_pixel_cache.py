@@ -185,6 +185,19 @@ def test_a_full_disk_is_one_warning(tmp_path, monkeypatch, decoded):
     assert file is not None
 
 
+def test_a_full_folder_with_what_others_own_is_one_warning(tmp_path, monkeypatch, decoded):
+    opened = open_kind("folder", tmp_path)
+    assert opened._cache.file(opened.source, opened.geometry, None) is not None
+
+    def forbidden(*_: object, **__: object) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(pixel_cache.cache, "make_room", forbidden)
+    with pytest.warns(UserWarning, match="Operation not permitted"):
+        opened.images(range(8))
+    assert opened.images(range(8)).shape[0] == len(decoded) == 8
+
+
 def test_the_bound_holds_and_the_rest_is_kept_in_memory(tmp_path, own_cache, monkeypatch, decoded):
     folder = write_folder(tmp_path / "many", {"a": 20, "b": 20}, size=(64, 64))
     monkeypatch.setenv("ZSROBUST_CACHE_BYTES", "200kB")

@@ -44,7 +44,7 @@ def expand(attack: Asked, classes: int, source: Callable[[Any], Model]) -> list[
     if isinstance(attack, Suite):
         return [*attack.for_classes(classes).members(classes)]
     if isinstance(attack, Transfer):
-        return [attack.bound(source(attack.source if attack.loaded is None else attack.loaded))]
+        return [attack.bound(source(attack.model))]
     return [attack.bound(classes) if isinstance(attack, Oblivious) else attack]
 
 

@@ -61,6 +61,11 @@ class Transfer:
         return self.source if isinstance(self.source, str) else self.source.name
 
     @property
+    def model(self) -> str | Named:
+        """The other model, where it is there; else what it is loaded by."""
+        return self.source if self.loaded is None else self.loaded
+
+    @property
     def climb(self) -> APGD:
         """What climbs the source."""
         return APGD(self.threat, self.steps, loss="margin", restarts=self.restarts, precision=self.precision)

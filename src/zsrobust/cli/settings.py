@@ -110,8 +110,8 @@ class EvaluateSettings:
     space: Literal["native", "model"] | None = None
     """native or model, in place of the threat's. null: as the threat says."""
     limit: int | None = None
-    """At most so many images of each task, stratified by class; at least 1. null: all. A run that is resumed with a
-    larger one keeps what it has and adds the rest."""
+    """At most so many images of each task, stratified by class; at least 1. null: all. With a larger one and
+    the same --run, what is there stays and the rest is added."""
     seed: list[int] = field(default_factory=lambda: [0], metadata=also("seeds"))
     """Of the attacks' random numbers, and (the first) of the images that --limit keeps; several: each is run."""
     split: str = "test"

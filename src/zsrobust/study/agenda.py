@@ -37,8 +37,13 @@ class Agenda:
         return self.ended.get(job.key)
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """What has to be done of a chain whose last job is wanted."""
-        if jobs and self.known(jobs[-1]) is None:
+        """What has to be done of a chain whose last job is wanted: nothing where one before it has failed."""
+        if not jobs or self.known(jobs[-1]) is not None:
+            return
+        failed = [known for job in jobs[:-1] if (known := self.known(job)) is not None and known.failure is not None]
+        if failed:
+            self.ended[jobs[-1].key] = Outcome(error=failed[0].failure)
+        else:
             for job in jobs:
                 if self.known(job) is None and job.key not in self.jobs:
                     self.jobs[job.key] = self._open[job.key] = job

@@ -16,7 +16,7 @@ from typing import Any
 from zsrobust.api import resolve_tasks
 from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, DivergedError, ZSRobustError
-from zsrobust.evaluation import fingerprint_of, in_space
+from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.jobs import adapt_job, evaluate_job
 from zsrobust.models import MODEL, load_model
 from zsrobust.run_folder import write_atomically
@@ -167,13 +167,18 @@ class Bench:
         """With what the same evaluation found under a smaller limit, if there is one."""
         space, model = Threat.parse(job.content["threats"][0]).space, self.model(job.base, job.settings["attention"])
         tasks = {task.name: in_space(task, model, space) for task in self.evaluation(job.settings)}
+        fitting: list[tuple[int, Path, bytes]] = []
         for smaller in self.store.alike(job):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                header, records = (smaller / "run.json").read_bytes(), (smaller / "records.jsonl").read_bytes()
-                if all(tasks[seen["name"]].extends(seen) for seen in json.loads(header)["tasks"]):
-                    write_atomically(folder / "run.json", header)
-                    write_atomically(folder / "records.jsonl", records)
-                    return
+                header = (smaller / "run.json").read_bytes()
+                told = json.loads(header)
+                here = told["device"] == device_of(model).type
+                if here and all(tasks[seen["name"]].extends(seen) for seen in told["tasks"]):
+                    fitting.append((sum(seen["n"] for seen in told["tasks"]), smaller, header))
+        if fitting:
+            _, largest, header = max(fitting)
+            write_atomically(folder / "run.json", header)
+            write_atomically(folder / "records.jsonl", (largest / "records.jsonl").read_bytes())
 
     def _subject(self, job: Job) -> Encoder:
         attention = job.settings["attention"]

@@ -10,6 +10,8 @@ from typing import Any
 
 import zsrobust
 from zsrobust.api import resolve_attacks
+from zsrobust.attacks.binding import Asked
+from zsrobust.attacks.transfer import Transfer
 from zsrobust.errors import ConfigError, ZSRobustError
 from zsrobust.jobs import expand_threats, make_method, make_tuning, training_attack
 from zsrobust.methods.targets import check, check_batch
@@ -276,11 +278,18 @@ class Plan:
             "budget": budget,
             "seeds": seeds,
             **{name: settings[name] for name in ("mode", "rows", "on_bad_image", "attention")},
+            **self._sources(attacks, settings["attention"]),
             **_compiled(settings),
         }
         units = self._clock.evaluation(model, settings, attacks, tasks) * len(seeds)
         key = adapted.key if adapted is not None else None
         return Job("evaluated", key_of(content), content, settings, base=base, adapted=key, alpha=alpha, units=units)
+
+    def _sources(self, attacks: Sequence[Asked], attention: str) -> dict[str, list[str]]:
+        """The models that transfer attacks come from: a name says nothing about weights."""
+        names = {attack.called for attack in attacks if isinstance(attack, Transfer)}
+        prints = [self._bench.fingerprint(self._bench.model(name, attention)) for name in sorted(names)]
+        return {"sources": prints} if prints else {}
 
 
 def _check_fixed(settings: Mapping[str, Any], *names: str) -> None:

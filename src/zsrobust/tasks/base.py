@@ -114,11 +114,15 @@ class Task:
     def extends(self, described: Mapping[str, Any]) -> bool:
         """Whether this is the described task under a larger limit, so that its examples are all among these.
 
+        False where examples were left out after the limit, because their images cannot be read.
+
         Args:
             described: What :meth:`describe` gave for it, or a run folder stored.
         """
         smaller = described["limit"]
-        if smaller is None or len(self) <= described["n"] or (self.limit or (0, smaller["seed"]))[1] != smaller["seed"]:
+        if smaller is None or (self.limit is not None and self.limit[1] != smaller["seed"]):
+            return False
+        if self.limit is not None and self.limit[0] < smaller["limit"]:
             return False
         return self.take(smaller["limit"], seed=smaller["seed"]).describe() == described
 

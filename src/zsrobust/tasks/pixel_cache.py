@@ -149,10 +149,12 @@ class PixelFile:
 
     def put(self, row: int, digest: bytes, pixels: np.ndarray) -> bool:
         """Keep a row's pixels; False where they are of another shape, or there is no room."""
-        if pixels.shape != self._shape or not self._may_grow():
+        if pixels.shape != self._shape:
             return False
         content = np.ascontiguousarray(pixels).data
         try:
+            if not self._may_grow():
+                return False
             # the index comes last: until then the row is absent
             _write(self._handle, content, self._slots + row * self._slot)
             _write(self._handle, _entry(digest, content), HEADER + row * ENTRY.size)
