@@ -18,6 +18,9 @@ from torch import Tensor
 
 from zsrobust.attacks.base import Attack, Model, Outcome
 from zsrobust.attacks.pgd import PGD, fgsm
+from zsrobust.attacks.square import Square
+from zsrobust.defences import wrapped
+from zsrobust.encoders.base import Encoder
 from zsrobust.encoders.huggingface import from_folder
 from zsrobust.errors import ConfigError, ModelError, RunError
 from zsrobust.evaluation import classifier_for, evaluate_task, fingerprint_of
@@ -109,6 +112,62 @@ def test_at_eps_0_robust_is_clean(encoder: Toy, blobs: Task) -> None:
     attacked = [r for r in found if r.attack != CLEAN]
     assert len(attacked) == 2 * 22
     assert all(r.correct and r.size == 0 and r.margin == clean[r.example].margin for r in attacked)
+
+
+@pytest.fixture
+def random_encoder() -> Encoder:
+    """Of its verdicts on noise, another draw would change a good part."""
+    return wrapped(Toy(scale=50.0), "resizing:samples=5:noise=0.3")
+
+
+def test_at_eps_0_robust_is_clean_for_a_random_model_too(random_encoder: Encoder) -> None:
+    nothing = Threat("linf", 0)
+    attacks = [fgsm(nothing), PGD(nothing, 1, restarts=2), Square(nothing, 1)]
+    blobs = labelled_by(random_encoder, task(40), wrong=[3])
+    found = records_of(random_encoder, blobs, attacks)
+    clean = {r.example: r for r in found if r.attack == CLEAN}
+    right = [r for r in clean.values() if r.correct]
+    assert 10 < len(right) < 40
+    attacked = [r for r in found if r.attack != CLEAN]
+    assert len(attacked) == 3 * len(right)
+    assert all((r.prediction, r.margin) == (clean[r.example].prediction, clean[r.example].margin) for r in attacked)
+
+
+def test_an_evaluation_of_a_random_model_comes_out_the_same_again(random_encoder: Encoder) -> None:
+    class Far(Lying):
+        def __init__(self) -> None:
+            super().__init__(lambda pixels: pixels + 0.1 * torch.sin(1e4 * pixels))
+
+    blobs = labelled_by(random_encoder, task(20))
+    before = torch.get_rng_state()
+    found = [records_of(random_encoder, blobs, [PGD(THREAT, 2), Far()]) for _ in range(2)]
+    assert found[0] == found[1]
+    assert torch.equal(torch.get_rng_state(), before)
+    # the points that PGD finds go by the draws of its batch; what the model makes of given points does not
+    whole = {r.key: r for r in found[0] if r.attack in (CLEAN, "lying")}
+    for examples, batch_size in ((blobs, 3), (blobs.take(9), 4)):
+        part = records_of(random_encoder, examples, [Far()], batch_size=batch_size)
+        assert all(whole[r.key] == r for r in part)
+
+
+def test_between_two_parts_of_an_attack_the_generators_are_the_callers(random_encoder: Encoder) -> None:
+    blobs = labelled_by(random_encoder, task(20))
+    before = torch.get_rng_state()
+    classifier = classifier_for(random_encoder, blobs, rows=4)
+    parts = evaluate_task(classifier, blobs, [PGD(THREAT, 2)], model="m", seed=0)
+    assert sum(torch.equal(torch.get_rng_state(), before) for _ in parts) > 3
+
+
+def test_a_random_encoder_keeps_its_fingerprint() -> None:
+    class Random(Toy):
+        fingerprint = None  # type: ignore[assignment]
+
+        def encode_pixels(self, pixels: Tensor) -> Tensor:
+            return super().encode_pixels(pixels) + torch.randn(1)
+
+    encoder = Random()
+    for subject in (encoder, wrapped(encoder, "resizing")):
+        assert fingerprint_of(subject) == fingerprint_of(subject)
 
 
 @pytest.mark.parametrize("kind", ["toy", "clip"])

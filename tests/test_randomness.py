@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsrobust.randomness import generator, uniform
+from zsrobust.randomness import Draws, generator, uniform
 
 CPU = torch.device("cpu")
 keys = st.lists(st.one_of(st.integers(), st.text(st.characters(exclude_characters="\x1f"), max_size=3)), max_size=3)
@@ -44,6 +47,31 @@ def test_the_state_of_torch_is_neither_read_nor_changed() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
         assert torch.equal(uniform([(0,)], (10,), device=CPU), first)
+
+
+def drawn() -> list[float]:
+    return [float(torch.rand(())), float(np.random.rand()), random.random()]
+
+
+def test_draws_go_on_where_they_were_and_the_callers_generators_too() -> None:
+    with Draws(CPU, 1, "a"):
+        whole = drawn() + drawn()
+    with Draws(CPU, 1, "b"):
+        mine = drawn()
+    draws, outer = Draws(CPU, 1, "a"), Draws(CPU, 1, "b")
+    parts, own = [], []
+    for _ in range(2):
+        with outer:
+            with draws:
+                parts += drawn()
+            own += drawn()
+    assert parts == whole
+    assert own[:3] == mine
+    assert len({*whole, *own}) == 12
+    with outer, pytest.raises(ZeroDivisionError), draws:  # an error puts them back as well
+        raise ZeroDivisionError
+    with Draws(CPU, 1, "a"):
+        assert drawn() == whole[:3]
 
 
 def test_uniform_numbers_are_float32_in_the_unit_interval() -> None:

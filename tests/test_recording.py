@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.fakes import CLASSES, Toy, labelled_by, task
 
 from zsrobust import recording
@@ -18,15 +20,18 @@ from zsrobust.alarms.base import Alarm
 from zsrobust.alarms.claims import refuted
 from zsrobust.attacks import lanes, suites
 from zsrobust.attacks.apgd import APGD
+from zsrobust.attacks.base import Outcome
 from zsrobust.attacks.binding import Asked
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
 from zsrobust.attacks.suites import Member, Suite
 from zsrobust.attacks.transfer import Transfer
+from zsrobust.distributed import World
 from zsrobust.errors import RunError
 from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN, Record, RecordFile, suite_of
 from zsrobust.run_folder import RunFolder
+from zsrobust.sharing import Exchange, Part
 from zsrobust.tasks import Task
 from zsrobust.threat import Threat
 
@@ -184,6 +189,98 @@ def test_a_model_that_changes_its_mind_is_flagged_in_the_run(tmp_path: Path) -> 
     flags = {flag["name"]: flag for flag in header(tmp_path)["flags"]}
     assert flags["claims-refuted"]["model"] == "unsteady"
     assert flags["claims-refuted"]["task"] == "blobs"
+
+
+class Boasting:
+    """Gives the images back, and may say that each of them is broken."""
+
+    name, threat = "boasting", THREAT
+
+    def __init__(self, boasts: bool) -> None:
+        self.boasts = boasts
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name}
+
+    def search(self, model: Any, pixels: torch.Tensor, labels: torch.Tensor, **_: Any) -> Outcome:
+        zero = torch.zeros_like(labels)
+        return Outcome(pixels, zero, zero, torch.full_like(labels, self.boasts, dtype=torch.bool))
+
+
+def test_claims_of_a_run_that_stopped_are_counted_on(encoder: Toy, tmp_path: Path) -> None:
+    blobs, parts = labelled_by(encoder, task(40)), []
+
+    class Stop(Exception): ...
+
+    def watch(attacked: Any) -> None:
+        parts.append(attacked)
+        if len(parts) == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluated(tmp_path, encoder, [blobs], [Boasting(True)], watch=watch, batch_size=10)
+    about = {"model": "toy", "task": "blobs", "seed": 0}
+    assert header(tmp_path)["claims"] == [about | {"made": 20, "refuted": 20}]  # those of records that are there
+    assert "claims-refuted" not in {flag["name"] for flag in header(tmp_path).get("flags", [])}
+    evaluated(tmp_path, encoder, [blobs], [Boasting(False)], batch_size=10)
+    assert header(tmp_path)["claims"] == [about | {"made": 20, "refuted": 20}]
+    (flag,) = [flag for flag in header(tmp_path)["flags"] if flag["name"] == "claims-refuted"]
+    assert flag["evidence"] == {"claimed": 20, "refuted": 20}
+
+
+def test_claims_of_records_that_could_not_be_kept_do_not_count(
+    encoder: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RecordFile.append
+
+    def full(self: RecordFile, records: Sequence[Record]) -> None:
+        if records[0].attack != CLEAN:
+            raise RunError("disk full")
+        original(self, records)
+
+    monkeypatch.setattr(RecordFile, "append", full)
+    with pytest.raises(RunError, match="disk full"):
+        evaluated(tmp_path, encoder, [labelled_by(encoder, task(20))], [PGD(THREAT, 3)])
+    assert not any(entry["made"] for entry in header(tmp_path).get("claims", []))
+
+
+def test_counts_of_claims_are_written_seldom(encoder: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves, appends = [], []
+    save, append = RunFolder.save, RecordFile.append
+    monkeypatch.setattr(RunFolder, "save", lambda self: (saves.append(time.sleep(0.01)), save(self))[1])
+    monkeypatch.setattr(RecordFile, "append", lambda self, some: (appends.append(len(some)), append(self, some))[1])
+    evaluated(tmp_path / "few", encoder, [labelled_by(encoder, task(4))], [PGD(THREAT, 2)])
+    few, saves[:], appends[:] = len(saves), [], []
+    evaluated(tmp_path / "many", encoder, [labelled_by(encoder, task(120))], [PGD(THREAT, 2)])
+    assert len(appends) > 20
+    assert len(saves) < few + 5
+
+
+def test_claims_of_other_processes_are_kept_with_the_run(
+    encoder: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, me, examples = dist.HashStore(), World(0, 2, 0), labelled_by(encoder, task(12))
+    other = Exchange(store, World(1, 2, 1))
+    other.send(Part(0, [], 400, 200))
+    other.finish()
+
+    def wait_for(ready: Any) -> None:
+        until = time.monotonic() + 20
+        while not ready():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    with monkeypatch.context() as patch:
+        for name, fake in (("world", lambda: me), ("broadcast", lambda value: value), ("wait_for", wait_for)):
+            patch.setattr(recording, name, fake)
+        patch.setattr(recording, "store", lambda *_: store)
+        evaluated(tmp_path, encoder, [examples], [PGD(THREAT, 3)])
+    (entry,) = header(tmp_path)["claims"]
+    assert (entry["made"] > 400, entry["refuted"]) == (True, 200)
+    more = labelled_by(encoder, task(12, name="more"))
+    evaluated(tmp_path, encoder, [examples, more], [PGD(THREAT, 3)])
+    assert [(e["task"], e["refuted"]) for e in header(tmp_path)["claims"]] == [("blobs", 200), ("more", 0)]
+    assert header(tmp_path)["claims"][0] == entry
 
 
 def test_the_check_up_runs_once_a_model_and_its_alarms_are_kept(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from zsrobust.errors import RunError
-from zsrobust.records import Cell, Record, RecordFile
+from zsrobust.records import Cell, Done, Record, RecordFile, suite_of
 
 CLEAN = Record(
     model="tiny",
@@ -148,6 +148,22 @@ def test_done_says_what_to_resume(path):
     assert cell.clean == {0, 1, 2}
     assert cell.correct == {0, 2}
     assert cell.attacked == {("pgd:20", "linf:4/255:native"): {0}, ("fgsm", "linf:4/255:native"): {0}}
+
+
+@pytest.mark.parametrize("suite", ["autoattack", "paper", "paper:aa"])
+def test_what_a_member_of_a_suite_broke_its_others_need_not_attack(suite):
+    threat = "linf:4/255:native"
+    done = Done()
+    for record in (clean(0), clean(1), attacked(0, correct=False, attack=f"{suite}/apgd:ce")):
+        done.add(record)
+    needed = done.needs(f"{suite}/apgd:dlr", threat)
+    assert [needed(example) for example in (0, 1)] == [False, True]
+    assert done.settled(f"{suite}/apgd:dlr", threat) == {0}
+
+
+@pytest.mark.parametrize("attack", ["pgd:20", "transfer:openai/clip", "pgd:5:step_size=1/255", "paper:pgd:100"])
+def test_other_attacks_are_in_no_suite(attack):
+    assert suite_of(attack) is None
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

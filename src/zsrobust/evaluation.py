@@ -23,7 +23,7 @@ from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, DataError, ModelError, UnreadableImage
 from zsrobust.passes import ROWS, float32_only, frozen
 from zsrobust.pixels import to_pixels
-from zsrobust.randomness import uniform
+from zsrobust.randomness import Draws, uniform
 from zsrobust.records import CLEAN, NO_THREAT, Done, Record
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
@@ -39,6 +39,7 @@ class Attacked:
         indices: (B,) positions in the task.
         pixels: (B, 3, H, W) the images, on the CPU or the model's device.
         found: The verdict on the adversarial images.
+        seed: Key of the verdict's draws, with the examples' ids.
     """
 
     classifier: ZeroShotClassifier
@@ -48,6 +49,7 @@ class Attacked:
     indices: np.ndarray[tuple[int], np.dtype[np.int64]]
     pixels: Tensor
     found: Verdict
+    seed: int = 0
 
 
 Watcher = Callable[[Attacked], None]
@@ -72,6 +74,7 @@ def fingerprint_of(encoder: Encoder) -> str:
     """The encoder's own fingerprint, or for one without it the hash of its features of a fixed noise image.
 
     Either way another set of weights has another one; the second kind also changes with the processor that computed it.
+    A random encoder's is of one draw, always the same.
 
     Raises:
         ModelError: the weights are sharded over processes (FSDP2).
@@ -85,7 +88,8 @@ def fingerprint_of(encoder: Encoder) -> str:
     if own is not None:
         return own()
     probe = uniform([("fingerprint",)], (3, *encoder.input_size), device=device_of(encoder))
-    with torch.no_grad(), frozen(encoder), float32_only(probe.device):
+    draws = Draws(probe.device, "fingerprint")
+    with torch.no_grad(), frozen(encoder), float32_only(probe.device), draws:
         return hashlib.sha256(encoder.encode_pixels(probe).float().cpu().numpy().tobytes()).hexdigest()
 
 
@@ -127,8 +131,9 @@ def evaluate_task(
         attacks: Each is run on every example that is right when clean; a member of a suite only on those that the
             members before it left standing. Their threats may differ.
         model: Name in the records.
-        seed: Key of the attacks' random numbers.
-        batch_size: Examples in flight. Verdicts do not depend on it.
+        seed: Key of the attacks' random numbers, and of a random model's draws.
+        batch_size: Examples in flight. Verdicts do not depend on it, unless the model is random: then what an attack
+            finds does.
         done: What is known already and is not computed again; kept up to date.
         watch: Called with each attacked batch.
         claims: Counts what the attacks claim of themselves.
@@ -192,7 +197,8 @@ class _Batch:
 
     def clean(self, classifier: ZeroShotClassifier, indices: Sequence[int], model: str, seed: int) -> list[Record]:
         rows = self._rows(indices)
-        verdict = judge(classifier, self.pixels[rows], self.labels[rows])
+        ids = self.task.ids[list(indices)].tolist()
+        verdict = judge(classifier, self.pixels[rows], self.labels[rows], seed=seed, examples=ids)
         zero = torch.zeros(len(rows))
         asked = zero + classifier.samples
         return _records(self.task, indices, verdict, zero, asked, zero, (model, seed, CLEAN, NO_THREAT))
@@ -213,13 +219,14 @@ class _Batch:
         key = (model, seed, attack.name, attack.threat.describe())
         for part, outcome in _found(attack, classifier, pixels, labels, seed, ids):
             allowed, sizes = enforce(attack.threat, outcome.pixels, pixels[part])
-            verdict = judge(classifier, allowed, labels[part])
+            some = [ids[i] for i in part.tolist()]
+            verdict = judge(classifier, allowed, labels[part], seed=seed, examples=some)
             if outcome.claimed is not None:
                 claims.made += int(outcome.claimed.sum())
                 claims.refuted += int((outcome.claimed & (verdict.predictions == labels[part])).sum())
             chosen = indices[part.cpu().numpy()]
             if watch is not None:
-                watch(Attacked(classifier, model, self.task, attack, chosen, pixels[part], verdict))
+                watch(Attacked(classifier, model, self.task, attack, chosen, pixels[part], verdict, seed))
             costs = outcome.forwards + classifier.samples, outcome.backwards
             yield _records(self.task, chosen.tolist(), verdict, sizes, *costs, key)
 
@@ -227,12 +234,20 @@ class _Batch:
 def _found(
     attack: Attack, model: ZeroShotClassifier, pixels: Tensor, labels: Tensor, seed: int, examples: Sequence[int]
 ) -> Iterator[Found]:
-    """What the attack finds: in parts if it can, else all at once."""
-    if isinstance(attack, Streaming):
-        yield from attack.stream(model, pixels, labels, seed=seed, examples=examples)
-    else:
-        everything = torch.arange(len(pixels), device=pixels.device)
-        yield everything, attack.search(model, pixels, labels, seed=seed, examples=examples)
+    """What the attack finds: in parts if it can, else all at once; a random model's draws go by what it is given."""
+    draws = Draws(pixels.device, seed, attack.name, attack.threat.describe(), *examples)
+    if not isinstance(attack, Streaming):
+        with draws:
+            outcome = attack.search(model, pixels, labels, seed=seed, examples=examples)
+        yield torch.arange(len(pixels), device=pixels.device), outcome
+        return
+    parts = iter(attack.stream(model, pixels, labels, seed=seed, examples=examples))
+    while True:
+        with draws:  # between two parts the generators are the caller's
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 def _records(

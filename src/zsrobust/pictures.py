@@ -106,7 +106,8 @@ class ImageExporter:
         )
         labels = torch.from_numpy(attacked.task.labels[attacked.indices]).to(attacked.pixels.device)
         rounded = eight_bit(threat, attacked.found.pixels, attacked.pixels)
-        again = judge(attacked.classifier, rounded, labels)
+        ids = attacked.task.ids[attacked.indices].tolist()
+        again = judge(attacked.classifier, rounded, labels, seed=attacked.seed, examples=ids)
         sizes = threat.size(rounded - attacked.pixels).tolist()
         lines = []
         for i, (index, image) in enumerate(zip(attacked.indices.tolist(), to_images(rounded), strict=True)):
@@ -201,9 +202,11 @@ class _Drawing:
         outcome = self.attack.search(classifier, pixels, labels, seed=self.seed, examples=[self.example])
         threat = self.attack.threat
         adversarial, sizes = enforce(threat, outcome.pixels, pixels)
-        clean, found = judge(classifier, pixels, labels), judge(classifier, adversarial, labels)
         rounded = eight_bit(threat, adversarial, pixels)
-        again = judge(classifier, rounded, labels)
+        clean, found, again = (
+            judge(classifier, seen, labels, seed=self.seed, examples=[self.example])
+            for seen in (pixels, adversarial, rounded)
+        )
         perturbation, magnification = magnified(adversarial, pixels, threat)
         return {
             "model": encoder.name,

@@ -8,9 +8,12 @@ numbers everywhere.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +34,51 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+class Draws:
+    """Inside (``with``), the global generators begin where ``key`` says; a second time, where the first one ended.
+
+    Torch's on the CPU and on ``device``, NumPy's and Python's, which are the caller's again afterwards. For what cannot
+    be given a key: a random encoder in evaluation draws from them. One with a generator of its own is out of reach.
+
+    Args:
+        device: Where the model draws, if not on the CPU.
+        key: As that of :func:`generator`.
+    """
+
+    def __init__(self, device: torch.device, *key: str | int) -> None:
+        self._device, self._seed = device, generator(*key).initial_seed()
+        self._own: tuple[Any, ...] | None = None
+        self._callers: tuple[Any, ...] = ()
+
+    def __enter__(self) -> None:
+        self._callers = self._states()
+        if self._own is not None:
+            self._put(self._own)
+            return
+        torch.default_generator.manual_seed(self._seed)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(self._seed)
+        np.random.seed(self._seed % 2**32)
+        random.seed(self._seed)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = self._states()
+        self._put(self._callers)
+
+    def _states(self) -> tuple[Any, ...]:
+        device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        return torch.get_rng_state(), device, np.random.get_state(), random.getstate()
+
+    def _put(self, states: tuple[Any, ...]) -> None:
+        cpu, device, arrays, python = states
+        torch.set_rng_state(cpu)
+        if device is not None:
+            torch.cuda.set_rng_state(device, self._device)
+        np.random.set_state(arrays)
+        random.setstate(python)
 
 
 def uniform(keys: Sequence[tuple[str | int, ...]], shape: Sequence[int], *, device: torch.device) -> Tensor:

@@ -6,8 +6,11 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 from uuid import uuid4
 
 import torch
@@ -25,7 +28,7 @@ from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.distributed import Watch, World, broadcast, store, translated, wait_for, world
 from zsrobust.encoders.base import Encoder
 from zsrobust.encoders.switches import attention_of, compiled
-from zsrobust.errors import ConfigError, UnreadableImage
+from zsrobust.errors import ConfigError, RunError, UnreadableImage
 from zsrobust.evaluation import (
     BATCH_SIZE,
     Claims,
@@ -187,12 +190,57 @@ class _Gauge:
             self._next = begun + 50 * (time.monotonic() - begun)
 
 
+class _Tally:
+    """Keeps in ``run.json`` what attacks claimed of each cell, so that a run that goes on counts on.
+
+    Writing takes time that grows with the header, so it gets a fiftieth of all time; what a kill loses is as little.
+    """
+
+    def __init__(self, run: RunFolder, cells: Sequence[_Cell]) -> None:
+        known: list[dict[str, Any]] = run.header.setdefault("claims", [])
+        self._run, self._next, self._saved = run, 0.0, True
+        self._kept: list[tuple[_Cell, dict[str, Any]]] = []
+        for cell in cells:
+            about: dict[str, Any] = {"model": cell.encoder.name, "task": cell.task.name, "seed": cell.seed}
+            entry = next((one for one in known if one.items() >= about.items()), None)
+            if entry is None:
+                known.append(entry := about | asdict(Claims()))
+            cell.claims = Claims(entry["made"], entry["refuted"])
+            self._kept.append((cell, entry))
+
+    def keep(self) -> None:
+        """Counts what was claimed of records that are on the disk now."""
+        for cell, entry in self._kept:
+            if cell.claims.made != entry["made"]:  # what is refuted was made
+                entry.update(asdict(cell.claims))
+                self._saved = False
+        if not self._saved and (begun := time.monotonic()) >= self._next:
+            self._save()
+            self._next = begun + 51 * (time.monotonic() - begun)
+
+    def _save(self) -> None:
+        self._run.save()
+        self._saved = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._saved:
+            return
+        with nullcontext() if error is None else suppress(RunError):  # the first error is the one to tell
+            self._save()
+
+
 def _alone(run: RunFolder, cell: _Cell, *, batch_size: int, watch: Watcher | None) -> None:
     _check_up(run, cell)
-    with tqdm(total=cell.verdicts, unit="verdict", disable=None, leave=False) as bar:
+    with _Tally(run, [cell]) as tally, tqdm(total=cell.verdicts, unit="verdict", disable=None, leave=False) as bar:
         gauge = _Gauge(bar, [cell])
         for records in cell.work(bar, done=cell.done, claims=cell.claims, batch_size=batch_size, watch=watch):
             run.records.append(records)
+            tally.keep()
             gauge.refresh()
     _tell_of_claims(run, cell)
 
@@ -201,7 +249,7 @@ def _together(run: RunFolder, cells: Sequence[_Cell], me: World, *, batch_size: 
     """The same records by several processes; see :mod:`zsrobust.sharing`."""
     name = cells[0].encoder.name
     if me.main and int(getattr(cells[0].encoder, "samples", 1)) > 1:
-        warnings.warn(f"{name} is random: its verdicts depend on how the images are shared out", stacklevel=2)
+        warnings.warn(f"{name} is random: what attacks find depends on how the images are shared out", stacklevel=2)
     left = [unfinished(cell.done, cell.attacks, cell.task) for cell in cells]
     todo = pieces(left, rows=cells[0].rows, most=batch_size, processes=me.size)
     place = broadcast(uuid4().hex)
@@ -217,6 +265,8 @@ def _together(run: RunFolder, cells: Sequence[_Cell], me: World, *, batch_size: 
             exchange.finish()
             return
 
+        tally = _Tally(run, cells)
+
         def keep(part: Part) -> None:
             cell = cells[part.task]
             run.records.append(part.records)
@@ -224,10 +274,11 @@ def _together(run: RunFolder, cells: Sequence[_Cell], me: World, *, batch_size: 
                 cell.done.add(record)
             cell.claims.made += part.made
             cell.claims.refuted += part.refuted
+            tally.keep()
             gauge.refresh()
 
-        with Collector(store(place), me, keep, lookout) as collector:
-            _check_up(run, cells[0])
+        with tally, Collector(store(place), me, keep, lookout) as collector:
+            _check_up(run, cells[0], collector.lock)
             for part in parts:
                 collector.keep(part)
             wait_for(collector.complete)
@@ -292,16 +343,20 @@ def _source(task: Task, rows: int) -> Callable[[Encoder], Model]:
     return lambda encoder: classifier_for(encoder, task, rows=rows)
 
 
-def _check_up(run: RunFolder, cell: _Cell) -> None:
-    """Looks at the model once in a run, before hours are spent on a number that would lie."""
+def _check_up(run: RunFolder, cell: _Cell, lock: AbstractContextManager[object] | None = None) -> None:
+    """Looks at the model once in a run, before hours are spent on a number that would lie.
+
+    What it finds is written under the ``lock``, if another thread writes ``run.json`` too.
+    """
     name = cell.encoder.name
-    checked: list[str] = run.header.setdefault("checked", [])
-    if name in checked or not cell.attacks:
+    if name in run.header.get("checked", []) or not cell.attacks:
         return
-    for alarm in _alarms(cell.classifier, cell.task, cell.attacks, cell.seed):
-        run.flag(alarm.to_flag(model=name))
-    checked.append(name)
-    run.save()
+    found = list(_alarms(cell.classifier, cell.task, cell.attacks, cell.seed))
+    with lock or nullcontext():
+        for alarm in found:
+            run.flag(alarm.to_flag(model=name))
+        run.header.setdefault("checked", []).append(name)
+        run.save()
 
 
 def _alarms(classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -> Iterator[Alarm]:

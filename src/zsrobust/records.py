@@ -25,12 +25,14 @@ CLEAN = "clean"
 UNKNOWN = "unknown"
 """In a model's ``adapted_on``: it was adapted, nobody said on what."""
 NO_THREAT = "none"
+_SUITES_WITH_COLON = frozenset({"paper:aa"})
+"""Other names with a colon before a slash are of attacks: ``transfer:openai/clip``, ``pgd:step_size=1/255``."""
 
 
 def suite_of(attack: str) -> str | None:
     """``autoattack`` of ``autoattack/apgd:ce``; None for an attack that is no member of a suite."""
     head, slash, _ = attack.partition("/")
-    return head if slash and ":" not in head else None
+    return head if slash and (":" not in head or head in _SUITES_WITH_COLON) else None
 
 
 class Key(NamedTuple):

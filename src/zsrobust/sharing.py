@@ -125,12 +125,15 @@ class Collector:
         me: This process.
         keep: Called with each part, one at a time.
         watch: Notices that another process is gone.
+
+    Attributes:
+        lock: Held while a part is kept.
     """
 
     def __init__(self, store: Any, me: World, keep: Callable[[Part], None], watch: Watch) -> None:
         self._store, self._keep, self._watch = store, keep, watch
         self._received = dict.fromkeys(range(1, me.size), 0)
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self.lock, self._over = threading.Lock(), threading.Event()
         self._problem: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="zsrobust-collect")
 
@@ -141,7 +144,7 @@ class Collector:
             ZSRobustError: it cannot be kept, or what another process sent could not, or another process is gone.
         """
         self.check()
-        with self._lock:
+        with self.lock:
             self._keep(part)
 
     def check(self) -> None:
@@ -156,7 +159,7 @@ class Collector:
             ZSRobustError: as :meth:`keep`.
         """
         self.check()
-        with self._lock:
+        with self.lock:
             return all(
                 self._store.check([f"finished/{rank}"]) and int(self._store.get(f"finished/{rank}")) == received
                 for rank, received in self._received.items()
@@ -186,7 +189,7 @@ class Collector:
     def _collect(self) -> None:
         for rank in self._received:
             while self._store.check([name := f"part/{rank}/{self._received[rank]}"]):
-                with self._lock:
+                with self.lock:
                     self._keep(Part.from_text(self._store.get(name).decode()))
                     self._received[rank] += 1
                 self._store.delete_key(name)

@@ -100,6 +100,43 @@ def test_a_verdict_is_prediction_and_margin_of_the_model() -> None:
     assert torch.equal(verdict.pixels, images())
 
 
+class Drawing(Linear):
+    """Adds noise from torch's generator: its own for each row, and some that all rows share."""
+
+    samples = 3
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits = super().forward(pixels)
+        return logits + 20 * torch.randn(logits.shape) + 20 * torch.randn(1, logits.shape[1])
+
+
+def test_a_verdict_of_a_random_model_depends_on_seed_and_example_alone() -> None:
+    model, labels, pixels = Drawing.random(3, SHAPE[1:]), torch.tensor([0, 1, 2, 0]), images()
+    model.rows = 2
+    before = torch.get_rng_state()
+    whole = judge(model, pixels, labels, seed=5, examples=[7, 8, 9, 3])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.rows_seen == model.forwards == 4 * 3
+    for chosen in ([2], [3, 0], [1, 2, 3]):
+        part = judge(model, pixels[chosen], labels[chosen], seed=5, examples=[[7, 8, 9, 3][i] for i in chosen])
+        assert torch.equal(part.logits, whole.logits[chosen])
+        assert torch.equal(part.predictions, whole.predictions[chosen])
+        assert torch.equal(part.margins, whole.margins[chosen])
+    assert not torch.equal(judge(model, pixels, labels, seed=6, examples=[7, 8, 9, 3]).logits, whole.logits)
+    same = judge(model, pixels[:1].repeat(4, 1, 1, 1), labels, seed=5, examples=[7, 7, 8, 9])
+    assert [torch.equal(same.logits[0], other) for other in same.logits] == [True, True, False, False]
+    assert torch.equal(judge(model, pixels, labels).logits, judge(model, pixels, labels, examples=range(4)).logits)
+
+
+def test_the_verdict_of_a_random_model_is_over_draws_that_differ() -> None:
+    model, pixels, labels = Drawing.random(3, SHAPE[1:]), images(), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        plain = Linear.forward(model, pixels)
+    model.samples = 400
+    noise = judge(model, pixels, labels).logits - plain
+    assert float(noise.abs().max()) < 5 * (2 * 20**2 / 400) ** 0.5
+
+
 def test_a_verdict_ignores_autocast_and_leaves_the_model_alone() -> None:
     model, labels = Linear.random(3, SHAPE[1:]), torch.zeros(4, dtype=torch.int64)
     model.train()

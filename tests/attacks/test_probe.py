@@ -165,6 +165,28 @@ def test_a_guide_is_climbed_and_the_model_judges() -> None:
     )
 
 
+def test_a_guide_is_climbed_through_its_own_surrogate() -> None:
+    honest, pixels, labels = breakable()
+    found = [
+        PGD(THREAT, 10).search(Guided(honest, kind(honest)), pixels, labels, seed=0, examples=range(40))
+        for kind in (Rounding, Declared)
+    ]
+    assert int(found[1].claimed.sum()) > int(found[0].claimed.sum()) + 5
+    survivor = int((~found[1].claimed).nonzero()[0])
+    assert int(found[1].backwards[survivor]) == 10
+    assert int(found[1].forwards[survivor]) == 3 * 10 + 1  # the guide, its surrogate and the model
+
+
+def test_a_model_with_a_surrogate_is_not_climbed_where_there_is_a_guide() -> None:
+    honest, pixels, labels = breakable()
+    guided = [
+        PGD(THREAT, 10).search(Guided(kind(honest), honest), pixels, labels, seed=0, examples=range(40))
+        for kind in (Rounding, Declared)
+    ]
+    assert torch.equal(guided[0].pixels, guided[1].pixels)
+    assert torch.equal(guided[0].forwards, guided[1].forwards)
+
+
 def test_no_derivative_is_a_zero_gradient_not_a_broken_image() -> None:
     class Root(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:

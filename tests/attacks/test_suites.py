@@ -18,10 +18,11 @@ from zsrobust.attacks.fab import FAB
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.published import Released, clipped_margin_loss
 from zsrobust.attacks.square import Square
-from zsrobust.attacks.suites import Member, Suite
+from zsrobust.attacks.suites import SUITES, Member, Suite
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.losses import cross_entropy, margin
 from zsrobust.randomness import uniform
+from zsrobust.records import suite_of
 from zsrobust.threat import Threat
 
 LINF = Threat("linf", "4/255")
@@ -207,6 +208,12 @@ def test_the_papers_suite() -> None:
     assert titles("paper:aa", 3) == ["apgd:ce", "apgd:dlr"]
     described = Released(LINF).describe()
     assert (described["steps"], described["step_size"], described["judged"]) == (100, 1 / 255, "last iterate")
+
+
+@pytest.mark.parametrize("name", sorted(SUITES))
+def test_a_record_tells_of_which_suite_a_member_is(name: str) -> None:
+    suite = Suite(name, LINF).for_classes(12)
+    assert {suite_of(member.name) for member in suite.members(12)} == {name}
 
 
 @pytest.mark.parametrize("make", [Released, lambda threat: Suite("paper", threat), lambda t: Suite("paper:aa", t)])

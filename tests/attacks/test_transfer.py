@@ -6,16 +6,20 @@ import json
 
 import pytest
 import torch
-from tests.fakes import SHAPE, Bumpy, Linear, images, predicted
+from tests.fakes import SHAPE, Bumpy, Linear, Toy, images, predicted, task
 from torch import Tensor, nn
 
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Model, Streaming
 from zsrobust.attacks.binding import carry, expand
+from zsrobust.attacks.checks import judge
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.transfer import Transfer
 from zsrobust.attacks.views import Guided, Sampled
+from zsrobust.defences import wrapped
 from zsrobust.errors import ConfigError
+from zsrobust.evaluation import classifier_for
+from zsrobust.pixels import to_pixels
 from zsrobust.threat import Threat
 
 LINF = Threat("linf", "8/255")
@@ -43,6 +47,18 @@ def test_a_transfer_breaks_what_hides_its_gradient() -> None:
     assert found.claimed is not None
     assert torch.equal(found.claimed, predicted(hidden, found.pixels) != labels)
     assert int(found.claimed.sum()) >= 10 + int(blind.sum())
+
+
+def test_from_a_defended_model_it_goes_through_what_the_defence_declares() -> None:
+    blobs = task(16)
+    target, source = Toy(scale=50.0), wrapped(Toy(scale=50.0), "jpeg")
+    pixels = to_pixels(blobs.images(range(16)))
+    model, guide = (classifier_for(encoder, blobs) for encoder in (target, source))
+    labels = judge(model, pixels, torch.zeros(16, dtype=torch.int64)).predictions
+    found = Transfer("defended", LINF, 10).bound(guide).search(model, pixels, labels, seed=0, examples=range(16))
+    assert found.claimed is not None
+    assert torch.equal(found.claimed, judge(model, found.pixels, labels).predictions != labels)
+    assert 2 * int(found.claimed.sum()) > 16
 
 
 def test_from_the_model_itself_it_is_apgd_on_the_margin_at_twice_the_forward_passes() -> None:

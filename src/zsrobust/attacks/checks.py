@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from zsrobust.attacks.base import Model
 from zsrobust.errors import ModelError
 from zsrobust.losses import margin
 from zsrobust.passes import float32_only, frozen, in_rows
+from zsrobust.randomness import Draws
 from zsrobust.threat import Threat
 
 
@@ -18,8 +20,8 @@ from zsrobust.threat import Threat
 class Verdict:
     """What the model makes of B images, in float32 without autocast and in the canonical shape.
 
-    A random model is asked ``samples`` times: its prediction is the one most often given, its logits and margin are
-    means over the draws.
+    A random model is asked ``samples`` times about each image: its prediction is the one most often given, its logits
+    and margin are means over the draws.
 
     Attributes:
         pixels: (B, 3, H, W) the images judged.
@@ -34,8 +36,18 @@ class Verdict:
     margins: Tensor
 
 
-def judge(model: Model, pixels: Tensor, labels: Tensor) -> Verdict:
+def judge(
+    model: Model, pixels: Tensor, labels: Tensor, *, seed: int = 0, examples: Sequence[int] | None = None
+) -> Verdict:
     """The model's verdict on ``pixels`` (B, 3, H, W) with true ``labels`` (B,).
+
+    Args:
+        model: Pixels → logits.
+        pixels: (B, 3, H, W) in [0, 1].
+        labels: (B,) int64.
+        seed: Key of a random model's draws, with the example's id and nothing else: whoever judges an example, clean or
+            attacked, sees the same draws of the model. The attacks' draws are others.
+        examples: B ids; None: the positions.
 
     Raises:
         ModelError: logits that are not finite: a prediction from them would mean nothing.
@@ -47,13 +59,40 @@ def judge(model: Model, pixels: Tensor, labels: Tensor) -> Verdict:
         return (model(points).float(),)
 
     with torch.no_grad(), frozen(model), float32_only(pixels.device):
-        ask = forward if rows is None else in_rows(forward, rows)
-        draws = torch.stack([ask(pixels)[0] for _ in range(samples)])
-    if not bool(draws.isfinite().all()):
-        bad = int((~draws.isfinite()).any(2).any(0).sum())
+        if samples > 1:
+            draws = _draws(forward, pixels, samples, seed, examples)
+            # Image by image: the rounding of a mean along one dimension depends on the length of the others.
+            logits = torch.stack([of_one.mean(0) for of_one in draws])
+            of_draws = [margin(of_one, label.expand(samples)) for of_one, label in zip(draws, labels, strict=True)]
+            margins = torch.stack([of_one.mean() for of_one in of_draws])
+            predictions = draws.argmax(2).mode(1).values
+        else:
+            (logits,) = (forward if rows is None else in_rows(forward, rows))(pixels)
+            margins, predictions = margin(logits, labels), logits.argmax(1)
+    if not bool(logits.isfinite().all()):
+        bad = int((~logits.isfinite()).any(1).sum())
         raise ModelError(f"{bad} of {len(pixels)} images have logits that are NaN or infinite")
-    margins = torch.stack([margin(logits, labels) for logits in draws]).mean(0)
-    return Verdict(pixels, draws.mean(0), draws.argmax(2).mode(0).values, margins)
+    return Verdict(pixels, logits, predictions, margins)
+
+
+def _draws(
+    forward: Callable[[Tensor], tuple[Tensor]],
+    pixels: Tensor,
+    samples: int,
+    seed: int,
+    examples: Sequence[int] | None,
+) -> Tensor:
+    """Logits (B, S, C) of S draws of each image.
+
+    A pass is of one image and one draw: among others, an image's numbers would depend on its neighbours, and a model
+    that draws once for all rows would give S times the same.
+    """
+    found = []
+    for example, image in zip(range(len(pixels)) if examples is None else examples, pixels, strict=True):
+        alone = image[None].clone()  # kernels round differently where memory is aligned differently
+        with Draws(pixels.device, seed, int(example), "verdict"):
+            found.append(torch.cat([forward(alone)[0] for _ in range(samples)]))
+    return torch.stack(found)
 
 
 def enforce(threat: Threat, candidate: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ is measured there is noted for them.
   arXiv 1707.07397); it has no first success to leave at.
 - A model with a ``surrogate`` gets its values from itself and its gradient from the surrogate (BPDA, Athalye et al.
   2018b, arXiv 1802.00420, section 4.1).
-- A model with a ``guide`` is judged by itself while the guide is climbed (a transfer attack).
+- A model with a ``guide`` is judged by itself while the guide is climbed, through the guide's own surrogate if it has
+  one (a transfer attack).
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class Probe:
         self.precision = precision
         self.fixed = getattr(model, "rows", None) is not None
         self.samples: int = getattr(model, "samples", 1)
-        self.surrogate: Model | None = getattr(model, "surrogate", None)
         self.guide: Model | None = getattr(model, "guide", None)
+        self.climbed: Model = self.guide or model
+        self.surrogate: Model | None = getattr(self.climbed, "surrogate", None)
         self.weights = [weight for seen in (model, self.guide) for weight in weights_of(seen)]
 
     @contextmanager
@@ -166,7 +168,7 @@ class Probe:
             values[where] += value / self.samples
             gradient[where] += slope / self.samples
             seen.append(logits)
-        self.lanes.forwards[wanted] += self.samples * (2 if self.surrogate or self.guide else 1)
+        self.lanes.forwards[wanted] += self.samples * (1 + (self.guide is not None) + (self.surrogate is not None))
         self.lanes.backwards[wanted] += self.samples
         self._note(points, _spread(torch.stack(seen).mean(0), where, len(points)), wanted)
         return values, gradient
@@ -191,13 +193,14 @@ class Probe:
         """One draw at the rows ``where``: values, gradient, and the model's logits."""
         with torch.enable_grad(), self._cheap():
             points = points.detach().requires_grad_(True)
-            climbed = self.guide or self.surrogate or self.model
-            logits = own = climbed(points).float()
-            if climbed is not self.model:
+            logits = own = (self.surrogate or self.climbed)(points).float()
+            if self.surrogate is not None:
+                with torch.no_grad():
+                    own = self.climbed(points).float()
+                logits = logits + (own - logits).detach()
+            if self.guide is not None:
                 with torch.no_grad():
                     own = self.model(points).float()
-                if self.guide is None:
-                    logits = logits + (own - logits).detach()
             all_logits = _spread(logits, where, len(self.lanes.labels))
             values = objective(all_logits, self.lanes)[where]
             if not values.requires_grad:

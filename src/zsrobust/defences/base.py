@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zsrobust.defences.options import takes
 from zsrobust.errors import ConfigError, ModelError
-from zsrobust.randomness import uniform
+from zsrobust.randomness import Draws, uniform
 from zsrobust.threat import format_eps
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Defence(nn.Module):
     def _features_of_noise(self) -> str:
         """What stands for the weights of a model without a fingerprint."""
         probe = uniform([("fingerprint",)], (3, *self.input_size), device=self.device)
-        features: Tensor = self.base.encode_pixels(probe)
+        with Draws(probe.device, "fingerprint"):
+            features: Tensor = self.base.encode_pixels(probe)
         return hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
 
     @property
