@@ -80,6 +80,16 @@ def test_a_score_is_the_mean_over_tasks_and_seeds_counted_by_hand(folder, study)
         assert found.interval[0] <= found.value <= found.interval[1]
 
 
+def test_a_plus_within_an_attacks_name_does_not_part_it(tmp_path):
+    recipe = RECIPE | {"seeds": [0]}
+    attacks = {"transfer:tiny+ttc": 0.5, "pgd:20": 1.0}
+    study = load(write_study(tmp_path / "small", recipe, main_strength, n=30, tasks=TASKS, attacks=attacks))
+    for cell in study.cells:
+        for outcome in cell.outcomes.values():
+            assert set(outcome.robust) == {EVERY_ATTACK, *attacks}
+            assert outcome.robust["transfer:tiny+ttc"].mean() > outcome.robust["pgd:20"].mean()
+
+
 def test_a_cell_without_a_task_has_no_mean_over_it(study):
     cell = next(cell for cell in study.cells if not cell.unadapted)
     fewer = {place: outcome for place, outcome in cell.outcomes.items() if place[0] != "cifar10"}

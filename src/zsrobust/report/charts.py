@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zsrobust.report.results import ALL, Mean
 from zsrobust.report.summary import Summary
-from zsrobust.report.view import Line, short_names
-from zsrobust.report.words import NOT_ADAPTED, TIER_WORDS, TIERS, percent
+from zsrobust.report.view import Line, short_names, tasks_words
+from zsrobust.report.words import NOT_ADAPTED, TIER_WORDS, TIERS, Threat, axis_words, percent
 from zsrobust.statistics import Interval
 
 
@@ -76,10 +76,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """The curves of one tier (and seed): a plot of 300 × 200 with its axes."""
+    """The curves of one tier (and seed), all over the same tasks: a plot of 300 × 200 with its axes."""
 
     title: str
     threat: str
+    axis: str
     curves: tuple[Curve, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -89,7 +90,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40.0, 280.0, 10.0, 165.0
 
 
 def panels(summary: Summary) -> tuple[Panel, ...]:
-    """A panel for each tier, seed and family of threats (norm, space) with at least two ε."""
+    """A panel for each tier, set of tasks, seed and family of threats (norm, space) with at least two ε."""
     found = []
     families = dict.fromkeys((t.norm, t.space) for t in summary.threats)
     for norm, space in families:
@@ -105,23 +106,24 @@ def panels(summary: Summary) -> tuple[Panel, ...]:
                     "related",
                     "unrelated",
                 }
-                if means and not repeats:
+                sets = [] if repeats else list(dict.fromkeys(mean.tasks for mean in means))
+                for tasks in sets:
                     title = TIER_WORDS[tier][0] if summary.adapted else "All tasks"
+                    title += f", {tasks_words(tasks, sets)}" if len(sets) > 1 else ""
                     title += f", seed {seed}" if len(summary.seeds) > 1 else ""
-                    eps = {text: t.eps for text, t in threats.items()}
-                    found.append(_panel(summary, title, f"{norm}, {space}", means, eps, ticks))
+                    found.append(_panel(summary, title, [m for m in means if m.tasks == tasks], threats, ticks))
     return tuple(found)
 
 
 def _panel(
     summary: Summary,
     title: str,
-    threat: str,
     means: Sequence[Mean],
-    eps: dict[str, float],
+    threats: Mapping[str, Threat],
     ticks: dict[float, str],
 ) -> Panel:
-    widest = max(ticks)
+    widest, threat = max(ticks), next(iter(threats.values()))
+    eps = {text: t.eps for text, t in threats.items()}
     curves = []
     short = short_names(summary)
     for style, model in enumerate(summary.models):
@@ -137,7 +139,8 @@ def _panel(
             points.append(CurvePoint(_x(e, widest), _y(value), _y(low), _y(high), words))
         curves.append(Curve(model.name, style % 12, tuple(points)))
     x_ticks = tuple((_x(e, widest), text) for e, text in sorted(ticks.items()))
-    return Panel(title, threat, tuple(curves), x_ticks, tuple((_y(v / 100), f"{v}") for v in (0, 25, 50, 75, 100)))
+    y_ticks = tuple((_y(v / 100), f"{v}") for v in (0, 25, 50, 75, 100))
+    return Panel(title, f"{threat.norm}, {threat.space}", axis_words(threat.norm), tuple(curves), x_ticks, y_ticks)
 
 
 def _x(eps: float, widest: float) -> float:

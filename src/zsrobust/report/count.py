@@ -49,6 +49,7 @@ class Measured:
     row: Row
     counted: Counted
     attacks: Attacks
+    suites: Sequence[Suite]
 
 
 def count(
@@ -146,13 +147,50 @@ def tier_of(task: Task, adapted_on: frozenset[str]) -> str:
     return "unknown" if UNKNOWN in adapted_on else "unrelated"
 
 
-def pick_pairs(models: Sequence[Model]) -> tuple[tuple[str, str], ...]:
-    """(before, after) names: each adapted model with its unadapted source, else with the first unadapted."""
+def pick_pairs(models: Sequence[Model]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """(before, after) names, each adapted model with the unadapted one it came from; and sentences on the others.
+
+    A model that does not say what it came from is paired with the first unadapted one. One that came from a model that
+    is not here is not paired: a change against another one would not be what the adaptation did.
+    """
     unadapted = [model for model in models if not model.adapted_on]
-    pairs = []
+    pairs, notes = [], []
     for model in models:
-        if model.adapted_on and unadapted:
-            source = {model.provenance.get(key) for key in ("source", "base", "base_model", "parent")} - {None}
-            known = [m for m in unadapted if m.name in source or m.fingerprint in source]
-            pairs.append(((known or unadapted)[0].name, model.name))
-    return tuple(pairs)
+        if not model.adapted_on or not unadapted:
+            continue
+        base, source = _origins(model)
+        before = _first([*base, *source], unadapted)
+        if before is None and base:
+            notes.append(
+                f"{model.name} was adapted from {base[-1]}, which is not in this report, so no change is given."
+            )
+            continue
+        if before is None:
+            before = unadapted[0]
+            notes.append(
+                f"{model.name} does not say which model it was adapted from: its changes are against {before.name}, "
+                "the first unadapted one."
+            )
+        pairs.append((before.name, model.name))
+    return tuple(pairs), notes
+
+
+def _origins(model: Model) -> tuple[list[str], list[str]]:
+    """Names and fingerprints of the model that it was adapted from, the surest first; and where it was loaded from.
+
+    The latter is its base's where zsrobust adapted it, and its own where others did.
+    """
+    told, how = model.provenance, model.provenance.get("adaptation")
+    base = [how.get("base_fingerprint"), how.get("base")] if isinstance(how, Mapping) else []
+    base += [told.get(key) for key in ("parent", "base", "base_model")]
+    return [o for o in base if isinstance(o, str)], [o for o in [told.get("source")] if isinstance(o, str)]
+
+
+def _first(origins: Sequence[str], models: Sequence[Model]) -> Model | None:
+    """The model that one of the origins is, by fingerprint, name, or where it was loaded from."""
+    known = [
+        *((model.fingerprint, model) for model in models),
+        *((model.name, model) for model in models),
+        *((model.provenance.get("source"), model) for model in models),
+    ]
+    return next((model for origin in origins for name, model in known if name == origin), None)

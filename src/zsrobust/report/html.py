@@ -35,6 +35,8 @@ def html(summary: Summary) -> str:
         remarks=[r.sentence for r in view.alarms(summary) if not r.alarm.doubt] + list(summary.notes),
         rows_of=view.rows_of,
         seed_lines=view.seed_lines,
+        seeds_in_doubt=view.seeds_in_doubt,
+        plural=words.plural,
         two_class_rows=view.two_class_rows,
         defended_rows=view.defended_rows,
         two_numbers=view.two_numbers,

@@ -122,7 +122,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         RunError: not a run, of a format this version does not know, broken, or without records.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not (folder / "run.json").is_file():
         what = "has no run.json" if folder.is_dir() else "is not a folder"
         raise RunError(f"{folder} is not a run: it {what}")
@@ -334,4 +334,4 @@ def load_runs(paths: Sequence[str | Path]) -> list[Run]:
     """
     if not paths:
         raise RunError("no run given: name at least one run folder")
-    return [load_run(path) for path in {Path(p).resolve(): p for p in paths}.values()]
+    return [load_run(path) for path in {Path(p).expanduser().resolve(): p for p in paths}.values()]

@@ -18,6 +18,7 @@ from zsrobust.report.view import (
     remarks,
     rows_of,
     seed_lines,
+    seeds_in_doubt,
     tables,
     title,
     two_class_rows,
@@ -79,12 +80,12 @@ def _published(quotation: Quotation) -> list[str]:
 
 
 def _headline(table: Table, line: Line) -> str:
-    words = f"{table.headline_words}" + ("" if table.pair else f", {_escape(line.model)}")
-    change = line.change
+    words = _escape(line.label) + (f", {_escape(line.model)}" if table.of_one(line) else "")
+    change, doubt = line.change, " !" if line.alarms else ""
     if change is None:
-        return f"**{words}: robust {_value(line.after, 'robust')}, clean {_value(line.after, 'clean')}**"
+        return f"**{words}: robust {_value(line.after, 'robust')}{doubt}, clean {_value(line.after, 'clean')}**"
     return (
-        f"**{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)}, "
+        f"**{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)}{doubt}, "
         f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)}), "
         f"{told_apart_words(change, 'robust')}; "
         f"clean {percent(change.clean_before)} → {percent(change.clean_after)}, "
@@ -111,23 +112,25 @@ def _block_table(table: Table) -> str:
     lines = [head, ["---"] * text + ["---:"] * (len(head) - text)]
     for block in table.blocks:
         lines.append([f"**{block.title}** ({block.words})", *[""] * (len(head) - 1)])
-        lines += [_cells(line, bool(table.pair)) for line in block.lines]
+        lines += [_cells(table, line) for line in block.lines]
     return _lines(lines)
 
 
-def _cells(line: Line, paired: bool) -> list[str]:
+def _cells(table: Table, line: Line) -> list[str]:
     change = ["", ""]
     if line.change is not None:
         span_words = signed_span(line.change.robust_change_interval)
         change = [f"{points(line.change.robust_change)} ({span_words})", told_apart_words(line.change, "robust")]
-    label = f"*{line.label}*" if line.mean else _escape(line.label)
+    label = f"*{_escape(line.label)}*" if line.mean else _escape(line.label)
     values = []
-    for what in ("clean", "robust"):
-        if paired:
-            values.append("" if line.before is None else _value(line.before, what))
-        values.append(_value(line.after, what))
-    values[-1] += " !" if line.alarms else ""
-    return [label, *([] if paired else [_escape(line.model)]), str(line.n), *values, *change]
+    for what, doubt in (("clean", ""), ("robust", " !" if line.alarms else "")):
+        sides = ["" if line.before is None else _value(line.before, what), _value(line.after, what) + doubt]
+        if table.pair is None:
+            del sides[0]
+        elif table.only_before(line):
+            sides.reverse()
+        values += sides
+    return [label, *([] if table.pair else [_escape(line.model)]), str(line.n), *values, *change]
 
 
 def _value(scores: Row | Mean, what: str) -> str:
@@ -160,13 +163,15 @@ def _prices(rows: list[Row]) -> str:
 
 
 def _seeds(summary: Summary) -> str:
-    head = ["Model", "Tier", "Threat", "Seeds", "n", "Clean", "Clean, least–largest", "Robust", "Robust, least–largest"]
-    lines = [head, ["---"] * 3 + ["---:"] * 6]
+    head = ["Model", "Tier", "Tasks", "Threat", "Seeds", "n"]
+    head += ["Clean", "Clean, least–largest", "Robust", "Robust, least–largest"]
+    lines = [head, ["---"] * 2 + ["---:"] + ["---"] * 2 + ["---:"] * 5]
     for a in seed_lines(summary):
         tier = a.tier if a.which == ALL else f"{a.tier}, {a.which}"
-        cells = [_escape(a.model), tier, a.threat, str(len(a.seeds)), str(a.n)]
+        doubt = " !" if seeds_in_doubt(summary, a) else ""
+        cells = [_escape(a.model), tier, str(len(a.tasks)), a.threat, ", ".join(map(str, a.seeds)), str(a.n)]
         cells += [f"{percent(a.clean)} ({span(a.clean_interval)})", span(a.clean_range)]
-        lines.append([*cells, f"{percent(a.robust)} ({span(a.robust_interval)})", span(a.robust_range)])
+        lines.append([*cells, f"{percent(a.robust)} ({span(a.robust_interval)}){doubt}", span(a.robust_range)])
     return _lines(lines)
 
 

@@ -82,7 +82,7 @@ def _measure(evidence: Evidence, cell: Cell, task: Task, threat: Threat) -> Meas
         ),
         defended=two_numbers(counted, attacks, [name for name in attacks if settings[name].get("oblivious") is True]),
     )
-    return Measured(row, counted, attacks)
+    return Measured(row, counted, attacks, suites)
 
 
 def _price(evidence: Evidence, cell: Cell, counted: Counted, attacks: Attacks) -> dict[str, Any]:

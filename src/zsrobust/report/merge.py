@@ -9,6 +9,7 @@ from typing import Any
 from zsrobust.errors import RunError
 from zsrobust.records import CLEAN, Cell, Key, Record
 from zsrobust.report.load import Flag, Model, Run, Task
+from zsrobust.report.results import Row
 from zsrobust.report.words import Threat, parse_threat
 
 
@@ -262,3 +263,9 @@ def settings_of(
 def members_of(settings: Mapping[tuple[str, str | None], Mapping[str, Any]], name: str, threat: str) -> list[str]:
     """The attacks of a suite under a threat; of an attack by itself, that attack."""
     return [a for (a, t), s in settings.items() if t in (None, threat) and s.get("suite") == name] or [name]
+
+
+def suites_of(settings: Mapping[tuple[str, str | None], Mapping[str, Any]], row: Row) -> tuple[str, ...]:
+    """The suites and lone attacks that ``attack`` of a row joins: a ``+`` may be inside a name, as in ``tiny+ttc``."""
+    names = [count.attack for count in row.by_attack]
+    return tuple(dict.fromkeys(settings_of(settings, name, row.threat).get("suite") or name for name in names))

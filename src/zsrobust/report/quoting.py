@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from zsrobust.errors import RunError
 from zsrobust.report.load import Model
-from zsrobust.report.merge import settings_of
+from zsrobust.report.merge import settings_of, suites_of
 from zsrobust.report.references import Published, PublishedModel, Source, eps_of, published
 from zsrobust.report.results import Row
 from zsrobust.report.summary import Summary
@@ -163,7 +163,7 @@ def _same_rows(other: Published, rows: Mapping[str, Row], summary: Summary) -> l
     ours = [rows[task] for task in other.tasks]
     same = all(
         other.attack.is_ours(row.attack, row.classes)
-        and all(_as_named(summary, name, row.threat) for name in row.attack.split("+"))
+        and all(_as_named(summary, name, row.threat) for name in suites_of(summary.settings, row))
         and row.norm == other.norm
         and _close(row.eps, other.radius)
         and _same_space(space, row, summary.tasks[row.task].geometry, other.model.input)

@@ -158,14 +158,15 @@ class Comparison:
 class AcrossSeeds:
     """All seeds together: the mean of the seeds, its least and largest, and an interval that resamples images.
 
-    The seeds see the same ``n`` images, so an image's outcomes under all seeds are drawn together. The range says how
-    much the attack's luck matters, the interval how much the choice of images does.
+    The seeds see the same ``n`` images of ``tasks`` under the same attacks, so an image's outcomes under all seeds are
+    drawn together. The range says how much the attack's luck matters, the interval how much the choice of images does.
     """
 
     model: str
     tier: str
     threat: str
     seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
     clean: float
     clean_range: Interval
     robust: float

@@ -10,7 +10,7 @@ from zsrobust.errors import RunError
 from zsrobust.report.compare import compare, unpaired
 from zsrobust.report.count import pick_pairs
 from zsrobust.report.load import Model, Picture, Run, Task
-from zsrobust.report.means import across_seeds, means
+from zsrobust.report.means import across_seeds, attacked_differently, means
 from zsrobust.report.measure import measure
 from zsrobust.report.merge import merge
 from zsrobust.report.results import AcrossSeeds, Comparison, Mean, Row
@@ -68,10 +68,10 @@ def summarise(runs: Sequence[Run]) -> Summary:
         where = ", ".join(map(str, runs))
         raise RunError(f"no example of {where} was evaluated to the end; run the evaluation again to go on")
     names = [m.name for m in evidence.models]
-    pairs = pick_pairs(evidence.models)
+    pairs, without_base = pick_pairs(evidence.models)
     comparisons = compare(measured, pairs)
-    notes += unpaired(measured, pairs, comparisons)
     of_tiers = means(measured, names)
+    notes += [*without_base, *unpaired(measured, pairs, comparisons), *attacked_differently(measured, of_tiers)]
     return Summary(
         rows=tuple(m.row for m in measured),
         means=of_tiers,

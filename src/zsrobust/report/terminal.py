@@ -22,6 +22,7 @@ from zsrobust.report.view import (
     remarks,
     rows_of,
     seed_lines,
+    seeds_in_doubt,
     short_names,
     tables,
     two_class_rows,
@@ -105,7 +106,8 @@ def _print_table(summary: Summary, table: Table, console: Console) -> None:
         _print_two_numbers(two, short_names(summary), console)
     result = Grid.grid(padding=(0, 1, 0, 0))
     for line in table.headline:
-        result.add_row("[bold]Headline[/]", _headline(table, line, names))
+        name = short_names(summary)[line.model] if len(summary.models) > 1 and table.of_one(line) else ""
+        result.add_row("[bold]Headline[/]", _headline(line, name))
     console.print(result)
     if quoted := quotations(summary, rows_of(summary, table)):
         _print_published(quoted, console)
@@ -131,16 +133,16 @@ def _robust(scores: Row | Mean) -> str:
     return f"{percent(scores.robust)} ({span(scores.robust_interval, 0)})"
 
 
-def _headline(table: Table, line: Line, names: Mapping[str, str]) -> str:
-    words = table.headline_words + (f", {escape(names[line.model])}" if names else "")
-    change = line.change
+def _headline(line: Line, name: str) -> str:
+    words = escape(line.label + (f", {name}" if name else ""))
+    change, doubt = line.change, "!" if line.alarms else ""
     if change is None:
         return (
-            f"[bold]{words}: robust {percent(line.after.robust)} % ({span(line.after.robust_interval)})[/], "
+            f"[bold]{words}: robust {percent(line.after.robust)} % ({span(line.after.robust_interval)}){doubt}[/], "
             f"clean {percent(line.after.clean)} % ({span(line.after.clean_interval)})"
         )
     return (
-        f"[bold]{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)} %, "
+        f"[bold]{words}: robust {percent(change.robust_before)} → {percent(change.robust_after)} %{doubt}, "
         f"{points(change.robust_change)} points ({signed_span(change.robust_change_interval)}), "
         f"{told_apart_words(change, 'robust')}[/]; "
         f"clean {percent(change.clean_before)} → {percent(change.clean_after)} %, "
@@ -195,16 +197,18 @@ def _print_two_class(rows: list[Row], names: Mapping[str, str], console: Console
 
 def _print_seeds(summary: Summary, console: Console) -> None:
     names = short_names(summary)
-    for threat in dict.fromkeys(a.threat for a in summary.across_seeds):
-        title = f"Mean over seeds under {escape(threat)} (95 % interval)"
+    for threat, seeds in dict.fromkeys((a.threat, a.seeds) for a in summary.across_seeds):
+        title = f"Mean over seeds {', '.join(map(str, seeds))} under {escape(threat)} (95 % interval)"
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
-        for column in ("model", "tier"):
+        for column in ("model", "tier (tasks)"):
             grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=17)
         for column in ("n", "clean", "robust", "least–largest"):
             grid.add_column(column, justify="right", no_wrap=True)
         for a in seed_lines(summary):
-            if a.threat == threat and a.which == ALL:
+            if (a.threat, a.seeds, a.which) == (threat, seeds, ALL):
                 accuracies = ((a.clean, a.clean_interval), (a.robust, a.robust_interval))
                 values = [f"{percent(value)} ({span(interval, 0)})" for value, interval in accuracies]
-                grid.add_row(escape(names[a.model]), a.tier, str(a.n), *values, span(a.robust_range))
+                values[-1] += "!" if seeds_in_doubt(summary, a) else ""
+                tier = f"{a.tier} ({len(a.tasks)})"
+                grid.add_row(escape(names[a.model]), tier, str(a.n), *values, span(a.robust_range))
         console.print(grid)

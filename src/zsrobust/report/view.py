@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zsrobust.report.merge import members_of, settings_of
+from zsrobust.report.merge import members_of, settings_of, suites_of
 from zsrobust.report.results import ALL, WITHOUT_BINARY, AcrossSeeds, Alarm, Comparison, Mean, Row
 from zsrobust.report.summary import Summary
 from zsrobust.report.words import NOT_ADAPTED, TIER_WORDS, TIERS, Threat, plural
@@ -26,7 +27,8 @@ _BUDGET = ("steps", "queries", "restarts", "targets", "samples")
 class Line:
     """One line of a table: a task or the mean over a tier; ``before`` is None if there is nothing before.
 
-    ``alarms`` are those that put a robust accuracy of this line in doubt, as (model, alarm).
+    A mean and what is before it, or its ``change``, are over the same tasks. ``alarms`` are those that put a robust
+    accuracy of this line in doubt, as (model, alarm).
     """
 
     label: str
@@ -70,16 +72,23 @@ class Table:
     """All tiers under one threat with one seed.
 
     ``pair`` is (before, after) when there are just these two models, and a line then shows both; otherwise
-    each model has a line of its own.
+    each model has a line of its own. A line of the ``headline`` is about its ``change`` alone where it has one, and
+    about ``after`` alone where it has none; its label says over which tasks that is.
     """
 
     threat: Threat
     seed: int
-    attacks: tuple[str, ...]
     pair: tuple[str, str] | None
     blocks: tuple[Block, ...]
     headline: tuple[Line, ...]
-    headline_words: str
+
+    def of_one(self, line: Line) -> bool:
+        """Whether a line of the headline is about one of several models, which has to be named then."""
+        return self.pair is None or line.change is None
+
+    def only_before(self, line: Line) -> bool:
+        """Whether a line has what was before, and nothing after it."""
+        return self.pair is not None and line.before is None and line.model == self.pair[0]
 
 
 def tables(summary: Summary) -> tuple[Table, ...]:
@@ -106,10 +115,39 @@ def _table(summary: Summary, threat: Threat, seed: int) -> Table:
             lines += mean_lines[tier]
         blocks.append(Block(tier, *_tier_words(summary, tier), tuple(lines)))
     best = "unrelated" if "unrelated" in mean_lines else next(iter(mean_lines), "")
-    headline = [line for line in mean_lines.get(best, ()) if isinstance(line.after, Mean) and line.after.which == ALL]
-    words = "" if not best else plural(len(tiers[best][0].tasks), f"{best} task" if summary.adapted else "task")
-    attacks = tuple(dict.fromkeys(row.attack for row in rows))
-    return Table(threat, seed, attacks, pair, tuple(blocks), tuple(headline), words)
+    noun = f"{best} task" if summary.adapted else "task"
+    headline = _headline([mean for mean in tiers[best] if mean.which == ALL] if best else [], rows, changes, pair, noun)
+    return Table(threat, seed, pair, tuple(blocks), tuple(headline))
+
+
+def _headline(
+    means: list[Mean], rows: list[Row], changes: Changes, pair: tuple[str, str] | None, noun: str
+) -> list[Line]:
+    """The changes, and the means of models without one; of a pair its change alone, if it has one."""
+    found = {mean.model: (changes.get((mean.model, None, mean.tier, ALL)), mean) for mean in means}
+    if pair and pair[1] in found and found[pair[1]][0] is not None:
+        found = {pair[1]: found[pair[1]]}
+    about = {model: (change or mean).tasks for model, (change, mean) in found.items()}
+    lines = []
+    for model, (change, mean) in found.items():
+        shown = {model} if change is None else {change.before, change.after}
+        behind = [row for row in rows if row.model in shown and row.task in about[model]]
+        n = sum(row.n for row in behind) if change is None else change.n
+        label = tasks_words(about[model], list(about.values()), noun)
+        lines.append(Line(label, model, n, None, mean, change, mean=True, alarms=_doubts(behind)))
+    return lines
+
+
+def tasks_words(tasks: tuple[str, ...], sets: Sequence[tuple[str, ...]], noun: str = "task") -> str:
+    """``5 tasks``; and what tells them from as many others among ``sets``: ``2 tasks with digits``."""
+    words = plural(len(tasks), noun)
+    if all(other == tasks for other in sets if len(other) == len(tasks)):
+        return words
+    return f"{words} with {', '.join(task for task in tasks if not all(task in other for other in sets))}"
+
+
+def _doubts(rows: Sequence[Row]) -> tuple[tuple[str, Alarm], ...]:
+    return tuple((row.model, alarm) for row in rows for alarm in row.flags if alarm.doubt)
 
 
 def _tier_words(summary: Summary, tier: str) -> tuple[str, str]:
@@ -122,22 +160,25 @@ def _task_lines(rows: list[Row], changes: Changes, pair: tuple[str, str] | None)
         of_task = {row.model: row for row in rows if row.task == task}
         for model, before, after in _sides(of_task, pair):
             change = changes.get((model, task, after.tier, ALL))
-            alarms = [(row.model, a) for row in (before, after) if row is not None for a in row.flags if a.doubt]
-            lines.append(Line(task, model, after.n, before, after, change, mean=False, alarms=tuple(alarms)))
+            alarms = _doubts([row for row in (before, after) if row is not None])
+            lines.append(Line(task, model, after.n, before, after, change, mean=False, alarms=alarms))
     return lines
 
 
 def _mean_lines(means: list[Mean], rows: list[Row], changes: Changes, pair: tuple[str, str] | None) -> list[Line]:
     lines = []
     for which in (ALL, WITHOUT_BINARY):
-        for model, before, after in _sides({mean.model: mean for mean in means if mean.which == which}, pair):
+        by_model = {mean.model: mean for mean in means if mean.which == which}
+        sets = list(dict.fromkeys(mean.tasks for mean in by_model.values()))
+        for model, before, after in _sides(by_model, pair if len(sets) == 1 else None):
             here = [row for row in rows if row.model == model and row.task in after.tasks]
             change = changes.get((model, None, after.tier, which))
-            label = f"mean of {plural(len(after.tasks), 'task')}"
+            if change is not None and change.tasks != after.tasks:
+                change = None
+            label = f"mean of {tasks_words(after.tasks, sets)}"
             label += "" if which == ALL else " of 3 or more classes"
             shown = {model} | (set(pair) if before is not None and pair else set())
-            both = [row for row in rows if row.model in shown and row.task in after.tasks]
-            alarms = tuple((row.model, alarm) for row in both for alarm in row.flags if alarm.doubt)
+            alarms = _doubts([row for row in rows if row.model in shown and row.task in after.tasks])
             lines.append(Line(label, model, sum(r.n for r in here), before, after, change, mean=True, alarms=alarms))
     return lines
 
@@ -156,21 +197,21 @@ def conditions(summary: Summary, table: Table) -> list[tuple[str, str]]:
     return [
         ("Threat", f"{table.threat.words} ({table.threat.text})"),
         ("Attack", _attacks_words(summary, table, rows)),
-        ("Examples", examples(rows)),
+        ("Examples", examples(summary, rows)),
         ("Seed", f"{table.seed}, computed in {', '.join(precisions)}"),
     ]
 
 
 def _attacks_words(summary: Summary, table: Table, rows: Sequence[Row]) -> str:
     """All attacks of a table, those that not all rows have with where they belong."""
-    names = list(dict.fromkeys(name for attack in table.attacks for name in attack.split("+")))
-    words = [_attack_words(summary, name, table.threat, _whose(name, rows)) for name in names]
-    return (" + " if len(table.attacks) == 1 else "; ").join(words)
+    asked = [suites_of(summary.settings, row) for row in rows]
+    having = {name: [row for row, suites in zip(rows, asked, strict=True) if name in suites] for name in chain(*asked)}
+    words = [_attack_words(summary, name, table.threat, _whose(those, rows)) for name, those in having.items()]
+    return (" + " if len(set(asked)) == 1 else "; ").join(words)
 
 
-def _whose(attack: str, rows: Sequence[Row]) -> str:
-    """Empty where all rows have the attack, else for example ``on cifar10, digits``."""
-    having = [row for row in rows if attack in row.attack.split("+")]
+def _whose(having: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Empty where all rows have an attack, else for example ``on cifar10, digits``."""
     for word, noun in (("on", "task"), ("of", "model")):
         names = dict.fromkeys(getattr(row, noun) for row in having)
         if len(having) < len(rows) and having == [row for row in rows if getattr(row, noun) in names]:
@@ -201,12 +242,21 @@ def _fact(name: str, value: object) -> str:
     return f"{name.replace('_', ' ')} {value}"
 
 
-def examples(rows: list[Row]) -> str:
-    """``10 tasks with 200 examples each``."""
-    tasks = {row.task for row in rows}
-    sizes = sorted({row.n for row in rows})
+def examples(summary: Summary, rows: Sequence[Row]) -> str:
+    """``10 tasks with 200 examples each``, for each model where that is not the same for all of them."""
+    alike: dict[frozenset[tuple[str, int]], list[str]] = {}
+    for model, name in short_names(summary).items():
+        if sizes := frozenset((row.task, row.n) for row in rows if row.model == model):
+            alike.setdefault(sizes, []).append(name)
+    if len(alike) == 1:
+        return _sizes_words(*alike)
+    return "; ".join(f"{_sizes_words(sizes)} ({', '.join(names)})" for sizes, names in alike.items())
+
+
+def _sizes_words(of_tasks: frozenset[tuple[str, int]]) -> str:
+    sizes = sorted({n for _, n in of_tasks})
     each = plural(sizes[0], "example") if len(sizes) == 1 else f"{sizes[0]:,} to {plural(sizes[-1], 'example')}"
-    return f"{plural(len(tasks), 'task')} with {each} each" if len(tasks) > 1 else f"1 task with {each}"
+    return f"{plural(len(of_tasks), 'task')} with {each} each" if len(of_tasks) > 1 else f"1 task with {each}"
 
 
 def rows_of(summary: Summary, table: Table) -> list[Row]:
@@ -243,6 +293,12 @@ def seed_lines(summary: Summary) -> list[AcrossSeeds]:
     """What all seeds say together, without the means that would repeat another one."""
     tiers = {a.tier for a in summary.across_seeds}
     return [a for a in summary.across_seeds if a.tier != NOT_ADAPTED or {"related", "unrelated"} <= tiers]
+
+
+def seeds_in_doubt(summary: Summary, a: AcrossSeeds) -> bool:
+    """Whether a number behind it is in doubt."""
+    places = {(a.model, a.threat, seed, task) for seed in a.seeds for task in a.tasks}
+    return any(_doubts([row]) for row in summary.rows if (row.model, row.threat, row.seed, row.task) in places)
 
 
 def alarms(summary: Summary) -> list[Remark]:

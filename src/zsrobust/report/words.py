@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zsrobust.errors import RunError
@@ -43,6 +44,11 @@ TWO_NUMBERS = (
 
 IN_DOUBT = "A robust accuracy marked ! is in doubt: an alarm says why."
 
+_AXES = {
+    "linf": "largest change of a pixel",
+    "l2": "Euclidean length of the change",
+    "patch": "largest share of the area that changes",
+}
 _SPACES = {"native": "at the task's own resolution", "model": "at the model's input resolution"}
 
 
@@ -75,6 +81,11 @@ class Threat:
     def short(self) -> str:
         """For axes and headings: ``ε = 4/255``."""
         return f"ε = {self.eps_text}"
+
+
+def axis_words(norm: str) -> str:
+    """What an axis of ε of this norm shows."""
+    return f"ε, {_AXES.get(norm, f'{norm} norm of the change')}"
 
 
 def parse_threat(text: str) -> Threat:
@@ -144,3 +155,8 @@ def pixels(size: float) -> str:
 def plural(n: int, noun: str) -> str:
     """``1 task``, ``3 tasks``."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

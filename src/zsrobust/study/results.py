@@ -16,7 +16,7 @@ from zsrobust.errors import RunError
 from zsrobust.report.count import Measured
 from zsrobust.report.load import Run, Task, load_run
 from zsrobust.report.measure import measure
-from zsrobust.report.merge import merge
+from zsrobust.report.merge import Suite, merge
 from zsrobust.report.results import Alarm
 from zsrobust.report.words import TIERS, Threat, parse_threat
 
@@ -285,7 +285,7 @@ class _Alike:
             self.attacks.setdefault(threat, {})
         for m in measured:
             self.tiers[m.row.task] = m.row.tier
-            self.attacks[m.row.threat].update(dict.fromkeys(m.row.attack.split("+")))
+            self.attacks[m.row.threat].update(dict.fromkeys(suite.name for suite in m.suites))
             self._same(run, m.row.task, (f"attacks ({m.row.threat})", m.row.task), m.row.attack)
 
     def _same(self, run: Run, task: str, key: tuple[str, ...], value: Any) -> None:
@@ -321,8 +321,8 @@ def _outcome(several: Sequence[Measured]) -> Outcome:
         kept = order[np.isin(m.counted.ids[order], ids)]
         clean.append(m.counted.clean[kept])
         robust.setdefault(EVERY_ATTACK, []).append(m.counted.robust[kept])
-        for name in m.row.attack.split("+"):
-            robust.setdefault(name, []).append(_survives(m, name)[kept])
+        for suite in m.suites:
+            robust.setdefault(suite.name, []).append(_survives(m, suite)[kept])
     return Outcome(
         ids=ids,
         images=tuple(images[i] for i in ids.tolist()),
@@ -332,9 +332,9 @@ def _outcome(several: Sequence[Measured]) -> Outcome:
     )
 
 
-def _survives(m: Measured, suite: str) -> NDArray[np.bool_]:
+def _survives(m: Measured, suite: Suite) -> NDArray[np.bool_]:
     """(n,) right when clean and under one suite, or under one attack that stands alone."""
-    members = [done for name, done in m.attacks.items() if name == suite or name.startswith(f"{suite}/")]
+    members = [m.attacks[name] for name in suite.attacks if name in m.attacks]
     broken = {example for done in members for example, record in done.items() if not record.correct}
     return m.counted.clean & ~np.isin(m.counted.ids, list(broken))
 
