@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tests.encoders import foreign_files as files
 
-from zsrobust.encoders import load
+from zsrobust.encoders import foreign, load, openclip
 from zsrobust.errors import ConfigError, ModelError, ZSRobustError
 
 
@@ -70,10 +70,53 @@ def test_full_files_of_open_clip(base: Path, tmp_path: Path, name: str) -> None:
     story = opened.provenance
     assert "open_clip full model" in story["format"]
     assert f"activation {activation} (given)" in story["conversion"]
-    assert any("width / 64" in line for line in story["conversion"])
+    assert "heads 1 (visual, of base) and 1 (text, of base)" in story["conversion"]
     assert any("OpenAI" in line and "mean" in line for line in story["conversion"])
     with pytest.raises(ConfigError, match=r"activation=quick_gelu .* or activation=gelu"):
         load(path, base=base)
+
+
+def test_heads_of_a_bare_full_file_are_those_of_a_base_of_its_width(
+    clip_folder: Path, gelu: Path, tmp_path: Path
+) -> None:
+    """The small CLIP has heads of 8 numbers, which its width of 16 does not say."""
+    original: Any = load(clip_folder)
+    torch.save(files.flat(original.model), tmp_path / "full.pt")
+    opened: Any = load(tmp_path / "full.pt", activation="quick_gelu", base=clip_folder)
+    same(opened, original)
+    assert "heads 2 (visual, of small-clip) and 2 (text, of small-clip)" in opened.provenance["conversion"]
+    with pytest.raises(ModelError, match=r"visual tower of width 16 may have heads of another width than 64: .*base="):
+        load(tmp_path / "full.pt", activation="quick_gelu", base=gelu)
+
+
+def facts(vision_width: int, text_width: int) -> dict[str, Any]:
+    return {
+        "vision_width": vision_width, "text_width": text_width, "embed_dim": 12, "image_size": 28, "patch_size": 14,
+        "vision_layers": 1, "vision_mlp": 16, "context_length": 24, "vocab_size": 516, "text_layers": 1, "text_mlp": 16,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "tower"), [(1280, 1024, "visual"), (1408, 1024, "visual"), (1664, 1280, "visual"),
+                                  (1024, 1280, "text")],
+)  # fmt: skip
+def test_wide_towers_without_a_config_are_not_guessed(vision: int, text: int, tower: str) -> None:
+    """open_clip's ViT-H-14, ViT-g-14 and ViT-bigG-14 have heads of 80, 88 and 104 numbers."""
+    with pytest.raises(
+        ModelError, match=rf"{tower} tower of width \d+ may have heads .*open_clip_config.json"
+    ) as caught:
+        foreign.full_cfg(facts(vision, text), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_gives_a_wide_tower_its_heads(clip_folder: Path) -> None:
+    base: Any = load(clip_folder)
+    config = base.model.config
+    config.vision_config.hidden_size, config.vision_config.num_attention_heads = 1280, 16
+    cfg, told = foreign.full_cfg(facts(1280, 1024), base)
+    found = openclip.clip_config(cfg, "gelu")
+    assert (found.vision_config.num_attention_heads, found.text_config.num_attention_heads) == (16, 16)
+    assert told == "heads 16 (visual, of small-clip) and 16 (text, width / 64 as all of OpenAI's)"
 
 
 @pytest.mark.parametrize("custom", [False, True])
@@ -110,6 +153,7 @@ def test_preprocessing_of_open_clip(gelu: Path, tmp_path: Path) -> None:
             ({"resize_mode": "longest"}, "resize_mode longest"),
             ({"interpolation": "nearest"}, "interpolation nearest"),
             ({"size": 64}, "ends at 64 pixels, the tower takes 32"),
+            ({"interpolation": ["bicubic"]}, r"interpolation \['bicubic'\]"),
             ({"mean": [1, 2]}, "three numbers"),
         ]
     ):
@@ -177,6 +221,18 @@ def test_visual_prompts_of_the_papers_code(gelu: Path, tmp_path: Path) -> None:
     assert "visual prompts alone" in opened.provenance["format"]
     again = load(opened.save_pretrained(tmp_path / "saved"))
     assert torch.equal(again.encode_pixels(pixels), opened.encode_pixels(pixels))
+
+
+def test_what_a_base_was_adapted_on_stays(gelu: Path, robust: Any, tmp_path: Path) -> None:
+    base: Any = load(gelu, adapted_on=["digits"])
+    torch.save(files.visual_prompts(64), tmp_path / "vp.pth.tar")
+    torch.save(files.bare(robust.model), tmp_path / "tower.pt")
+    for name in ("vp.pth.tar", "tower.pt"):
+        assert load(tmp_path / name, base=base).provenance["adapted_on"] == ["digits", "unknown"]
+        told = load(tmp_path / name, base=base, adapted_on=["imagenet"])
+        assert told.provenance["adapted_on"] == ["digits", "imagenet"]
+    twice: Any = load(tmp_path / "tower.pt", base=gelu)
+    assert load(tmp_path / "vp.pth.tar", base=twice).provenance["adapted_on"] == ["unknown"]
 
 
 def test_a_tower_with_prompts_and_their_positions(robust: Any, gelu: Path, tmp_path: Path) -> None:

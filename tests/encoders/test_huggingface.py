@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from tests.encoders.small import edit_json, save_clip, save_json, save_siglip
 from torch import Tensor
 
+from zsrobust import text_head
 from zsrobust.encoders import Encoder
+from zsrobust.encoders.activations import activation_of, set_activation
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder, quiet
 from zsrobust.errors import ConfigError
 
@@ -234,6 +237,38 @@ def test_fingerprints_see_what_they_are_of(clip: HuggingFaceEncoder, clip_folder
     edit_json(other / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
     assert from_folder(other).fingerprint() != whole
     assert from_folder(other).text_fingerprint() == text
+
+
+def test_the_text_fingerprint_sees_what_decides_the_function_beside_weights(case) -> None:
+    encoder = case[1]
+    before, config = encoder.text_fingerprint(), encoder.model.config
+    other = {"hidden_act": "relu", "num_attention_heads": 4, "layer_norm_eps": 1e-4}
+    for key, value in other.items():
+        changed = encoder.copy()
+        setattr(changed.model.config.text_config, key, value)
+        assert changed.text_fingerprint() != before, key
+        changed = encoder.copy()
+        setattr(changed.model.config.vision_config, key, value)
+        assert changed.text_fingerprint() == before, key
+    changed = encoder.copy()
+    changed.model.config.text_config.eos_token_id = 7
+    assert (changed.text_fingerprint() != before) == (config.model_type == "clip")  # SigLIP pools at the last position
+    if config.model_type == "clip":  # the old rule, another name for the end of text
+        changed.model.config.text_config.eos_token_id = 2
+        assert changed.text_fingerprint() == before
+
+
+def test_a_text_head_of_another_function_is_not_taken_from_the_cache(
+    clip: HuggingFaceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_head, "_memory", OrderedDict())
+    first = text_head.TextHead.build(clip, ["cat", "dog"], ["a {}"], cache=tmp_path)
+    other = clip.copy()
+    set_activation(other.model, {"gelu": "quick_gelu", "quick_gelu": "gelu"}[activation_of(other.model)])
+    found = text_head.TextHead.build(other, ["cat", "dog"], ["a {}"], cache=tmp_path)
+    assert not torch.equal(found.embeddings, first.embeddings)
+    expected = torch.nn.functional.normalize(other.encode_texts(["a cat", "a dog"]), dim=-1)
+    torch.testing.assert_close(found.embeddings, expected)
 
 
 @pytest.mark.parametrize("duplicate", [HuggingFaceEncoder.copy, copy.deepcopy])

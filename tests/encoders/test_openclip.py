@@ -55,6 +55,23 @@ def test_there_and_back_is_bit_identical(model: Any) -> None:
     assert openclip.model_cfg(config) == openclip.model_cfg(model.config)
 
 
+@pytest.mark.parametrize(("width", "inner"), [(704, 960), (704, 2816), (1408, 6144), (1664, 8192), (16, 32)])
+def test_the_width_of_an_mlp_survives_its_ratio(width: int, inner: int) -> None:
+    """open_clip takes int(width * mlp_ratio), and int(704 * (960 / 704)) is 959."""
+    ratio = openclip.mlp_ratio(width, inner)
+    assert int(width * ratio) == inner
+    assert ratio == pytest.approx(inner / width, rel=1e-15)
+
+
+def test_a_model_cfg_gives_its_mlp_back(clip: HuggingFaceEncoder) -> None:
+    config = clip.model.config
+    for part in (config.vision_config, config.text_config):
+        part.hidden_size, part.num_attention_heads, part.intermediate_size = 704, 11, 960
+    cfg = openclip.model_cfg(config)
+    back = openclip.clip_config(cfg, "quick_gelu")
+    assert (back.vision_config.intermediate_size, back.text_config.intermediate_size) == (960, 960)
+
+
 def test_a_visual_tower_alone_there_and_back(model: Any) -> None:
     state = {k: v for k, v in model.state_dict().items() if k.startswith(("vision_model.", "visual_projection."))}
     bare = openclip.visual_to_openclip(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -62,12 +63,14 @@ def escaping_shard(folder: Path) -> None:
 
 def text_config(**changes: object) -> Damage:
     def damage(folder: Path) -> None:
-        import json
-
         old = json.loads((folder / "config.json").read_text())["text_config"]
         edit_json(folder / "config.json", text_config={**old, **changes})
 
     return damage
+
+
+def set_to_null(path: Path, key: str) -> None:
+    save_json(path, {**json.loads(path.read_text()), key: None})
 
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -175,6 +178,9 @@ CASES: list[tuple[str, Damage, str]] = [
         "ends at a size that depends on the image, but the tower takes 32x32",
     ),
     ("resample", lambda f: edit_json(f / PREPROCESSOR, resample=5), "has resample 5, allowed"),
+    ("resample a list", lambda f: edit_json(f / PREPROCESSOR, resample=[3]), "has resample [3], allowed"),
+    ("no scale", lambda f: set_to_null(f / PREPROCESSOR, "rescale_factor"), "by 1/255 (rescale_factor None)"),
+    ("scale a text", lambda f: edit_json(f / PREPROCESSOR, rescale_factor="1/255"), "(rescale_factor '1/255')"),
     (
         "other scale",
         lambda f: edit_json(f / PREPROCESSOR, rescale_factor=1 / 127.5),
@@ -228,8 +234,6 @@ def test_the_old_end_of_text_rule_is_checked(broken: Callable[[], Path]) -> None
     expected = load(folder).encode_texts(["a cat", "a dog"])
     text_config(eos_token_id=2)(folder)
     torch.testing.assert_close(load(folder).encode_texts(["a cat", "a dog"]), expected)
-
-    import json
 
     path = folder / "tokenizer.json"
     rules = json.loads(path.read_text())
@@ -310,6 +314,12 @@ class PluginEncoder:
         return torch.zeros(len(texts), 192)
 
 
+class FixedEncoder(PluginEncoder):
+    @property
+    def provenance(self) -> dict[str, object]:
+        return {}
+
+
 class NoEncoder:
     name = "half"
 
@@ -324,18 +334,22 @@ def test_encoders_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def entries(*, group: str) -> list[Entry]:
         assert group == "zsrobust.encoders"
         here = __name__ + ":"
-        return [Entry("plugin", here + "PluginEncoder"), Entry("half", here + "NoEncoder")]
+        names = {"plugin": "PluginEncoder", "fixed": "FixedEncoder", "half": "NoEncoder"}
+        return [Entry(name, here + value) for name, value in names.items()]
 
     monkeypatch.setattr(registry, "entry_points", entries)
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or sys.modules[PluginEncoder.__module__])
     found = registry.Registry("encoder", {"tiny": "zsrobust.encoders.tiny:load"})
     monkeypatch.setattr(zsrobust.encoders, "ENCODERS", found)
-    assert list(found) == ["half", "plugin", "tiny"]
+    assert list(found) == ["fixed", "half", "plugin", "tiny"]
     assert load("plugin").name == "plugin"
     with pytest.raises(ModelError, match="is a NoEncoder without the Encoder protocol"):
         load("half")
     with pytest.raises(ConfigError, match="encoder 'plugin' has no set_attention"):
         load("plugin", attention="eager")
+    assert load("plugin", adapted_on=["imagenet"]).provenance["adapted_on"] == ["imagenet"]
+    with pytest.raises(ConfigError, match=r"adapted_on was given, but the provenance of 'plugin' \(a FixedEncoder\)"):
+        load("fixed", adapted_on=["imagenet"])
     with pytest.raises(UnknownName, match="did you mean 'plugin'"):
         load("plugins")
 

@@ -63,6 +63,19 @@ def test_the_card_says_what_the_report_says(clip: HuggingFaceEncoder, evaluated:
     assert "is an upper bound" in card.text
 
 
+def test_rows_under_a_name_that_clashes_between_runs_are_on_the_card(
+    clip: HuggingFaceEncoder, evaluated: Path, tmp_path: Path
+) -> None:
+    """In the second run the exported model has a name of its own, and its name of the first run is another model's."""
+    second = make_run(tmp_path / "second", models=("tiny-tecoa", "mine"), tasks=("digits",), n=60)
+    told: dict[str, Any] = json.loads((second / "run.json").read_text())
+    told["models"][1]["fingerprint"] = clip.fingerprint()
+    (second / "run.json").write_text(json.dumps(told))
+    export(clip, tmp_path / "out", format="hf", results=[evaluated, second])
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert {entry.dataset_name for entry in card.data.eval_results} == {"cifar10", "world-shapes", "digits"}
+
+
 def test_a_task_of_the_hub_gets_entries_and_no_other_does(
     clip: HuggingFaceEncoder, evaluated: Path, tmp_path: Path
 ) -> None:

@@ -81,6 +81,42 @@ def test_hugging_face_open_clip_hugging_face_is_bit_identical(clip: HuggingFaceE
     assert final.preprocessing.digest() == clip.preprocessing.digest()
 
 
+ADAPTED = {
+    "source": "openai/clip-vit-base-patch32", "license": "mit", "adapted_on": ["world-compositions"],
+    "adaptation": {"method": "tecoa", "threat": "linf:1/255:native"},
+}  # fmt: skip
+
+
+def test_there_and_back_a_model_keeps_its_story(clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    """Hugging Face → open_clip → open_clip → Hugging Face."""
+    adapted = clip.copy()
+    adapted.provenance = ADAPTED
+    opened: Any = adapted
+    for number, form in enumerate(("open_clip", "open_clip", "hf")):
+        export(opened, tmp_path / str(number), format=form)
+        stored = json.loads((tmp_path / str(number) / "zsrobust.json").read_text())
+        assert stored["format"] == "zsrobust.model/1"
+        opened = zsrobust.load(tmp_path / str(number))
+        assert {key: opened.provenance[key] for key in ADAPTED} == ADAPTED
+        assert opened.provenance.get("format") == ("open_clip folder, flat layout" if form == "open_clip" else None)
+        assert "golden" not in opened.provenance
+        card = (tmp_path / str(number) / "README.md").read_text()
+        assert "license: mit" in card
+        assert "base_model: openai/clip-vit-base-patch32" in card
+    assert opened.provenance["converted_from"] == "open_clip folder, flat layout"
+    assert opened.fingerprint() == clip.fingerprint()
+
+
+def test_an_open_clip_folder_that_is_another_model_is_refused(clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    export(clip, tmp_path / "out", format="open_clip")
+    path = tmp_path / "out" / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["quick_gelu"] = not content["model_cfg"].get("quick_gelu", False)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"the model differs from the one that was saved, .*; its activation was"):
+        zsrobust.load(tmp_path / "out")
+
+
 def test_visual_tower_on_its_base_is_bit_identical(clip: HuggingFaceEncoder, tmp_path: Path) -> None:
     """As RobustVLM's scripts do it: the bare tower into the model that has the text tower."""
     adapted = clip.copy()

@@ -53,7 +53,8 @@ def load(
         device: Where the weights go.
         attention: ``"sdpa"``, or ``"eager"`` (faster in bfloat16 on CPUs).
         base: For a visual tower or prompts alone: the model they were trained on, which gives everything else. For
-            open_clip's formats: a model whose tokenizer is used if the checkpoint brings none.
+            open_clip's formats: a model whose tokenizer is used if the checkpoint brings none; and, for a full model in
+            a single file, whose numbers of heads are those of the towers of its width.
         activation: ``"quick_gelu"`` or ``"gelu"``: needed for a full model in a single file, which does not say its
             own; elsewhere it has to agree with what is known.
         size: Side of the images in pixels: position embeddings are interpolated, and the preprocessing changed with
@@ -93,11 +94,21 @@ def load(
 
 
 def _tell(encoder: Encoder, adapted_on: Sequence[str]) -> None:
-    """Writes into the encoder's provenance what it was adapted on."""
+    """Writes into the encoder's provenance what it was adapted on.
+
+    Raises:
+        ConfigError: The encoder, another package's, has a provenance that cannot be set.
+    """
     told: Any = encoder
     own: Any = encoder.provenance.get("adapted_on", [])
     known = [task for task in own if task != UNKNOWN]
-    told.provenance = {**encoder.provenance, "adapted_on": list(dict.fromkeys([*known, *adapted_on]))}
+    provenance = {**encoder.provenance, "adapted_on": list(dict.fromkeys([*known, *adapted_on]))}
+    try:
+        told.provenance = provenance
+    except AttributeError:  # a property, or a frozen dataclass
+        raise ConfigError(
+            f"adapted_on was given, but the provenance of '{encoder.name}' (a {type(encoder).__name__}) cannot be set"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from zsrobust.encoders import hub, openclip, texts, weights
+from zsrobust.encoders import hub, openclip, saving, texts, weights
 from zsrobust.encoders.activations import activation_of, agreed, checked
 from zsrobust.encoders.base import Encoder
 from zsrobust.encoders.formats import Contents, recognise
@@ -49,6 +49,8 @@ def from_folder(
 ) -> HuggingFaceEncoder:
     """The encoder in a folder of open_clip: ``open_clip_config.json`` beside the weights.
 
+    Where zsrobust.json is beside them too, what it says stays, and its golden vector is compared.
+
     Args:
         folder: The folder.
         base: A model whose tokenizer is used where the folder brings none.
@@ -58,7 +60,7 @@ def from_folder(
         provenance: Where it comes from, where that is more than a folder.
 
     Raises:
-        ModelError: Missing, broken, or an architecture that cannot be mapped.
+        ModelError: Missing, broken, an architecture that cannot be mapped, or not the model that was saved.
         ConfigError: An option contradicts the config.
     """
     found = read_json(folder / hub.OPENCLIP_CONFIG)
@@ -76,10 +78,12 @@ def from_folder(
     if contents.kind != "full":
         raise ModelError(f"{folder.name}/{path.name} is not a full model, but a {contents.format}")
     prepared = _preprocessing(found.get("preprocess_cfg") or {}, config.vision_config.image_size, where)
-    story = {"source": folder.resolve().name, "revision": None, "adapted_on": [], **(provenance or {})}
+    story = saving.story(folder, provenance or {})
     story["format"] = f"open_clip folder, {contents.format.rpartition(', ')[2]}"
     story["conversion"] = [f"activation {chosen} ({hub.OPENCLIP_CONFIG})", _precision(contents)]
-    return _full(contents, config, prepared, folder, base, attention, name or folder.resolve().name, story)
+    encoder = _full(contents, config, prepared, folder, base, attention, name or folder.resolve().name, story)
+    saving.check_golden(encoder, folder)
+    return encoder
 
 
 def from_file(
@@ -94,7 +98,8 @@ def from_file(
     Args:
         path: ``.pt``, ``.bin``, ``.pth.tar``, ``.safetensors``, …: the name does not matter.
         base: Of a file with a visual tower or prompts alone, the model that they were trained on; of a full model, one
-            whose tokenizer is used where none is beside the file.
+            whose tokenizer is used where none is beside the file, and whose numbers of heads are taken for towers of
+            its width.
         activation: Needed for a full model, which does not say its own; of a tower alone it is the base's.
         attention: ``"sdpa"`` or ``"eager"``.
 
@@ -118,11 +123,11 @@ def from_file(
             f"{path.name} does not say its activation: give activation=quick_gelu (OpenAI's and most models fine-tuned "
             "from them) or activation=gelu (open_clip's default)"
         )
-    config = _named(path.name, lambda: openclip.clip_config(_cfg(facts), activation))
-    heads = config.vision_config.num_attention_heads, config.text_config.num_attention_heads
+    cfg, heads = _named(path.name, lambda: full_cfg(facts, base))
+    config = _named(path.name, lambda: openclip.clip_config(cfg, activation))
     story["conversion"] = [
         f"activation {activation} (given)",
-        f"heads {heads[0]} and {heads[1]} (width / {openclip.HEAD_WIDTH}, as all of OpenAI's)",
+        heads,
         "mean, std, bicubic resize and crop of OpenAI's CLIP (the file has none)",
         _precision(contents),
     ]
@@ -149,26 +154,54 @@ def _named(where: str, action: Callable[[], T]) -> T:
         raise ModelError(f"{where}: {error}") from None
 
 
-def _cfg(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What shapes say, as open_clip's model_cfg; heads are of 64 numbers each in both towers."""
+_SURE_WIDTH = 1024
+"""Up to here the ViT CLIPs of OpenAI and open_clip have heads of 64 numbers; wider visual towers have 80, 88, 104 or
+112 (open_clip's src/open_clip/model_configs: ViT-H-14, ViT-g-14, ViT-bigG-14, ViT-e-14)."""
+
+
+def full_cfg(facts: Mapping[str, Any], base: Encoder | None) -> tuple[dict[str, Any], str]:
+    """What the shapes of a full model say, as open_clip's model_cfg, and where its numbers of heads come from.
+
+    Args:
+        facts: As :func:`zsrobust.encoders.openclip.from_openclip` gives them.
+        base: Its towers, where they have the same width, say how many heads.
+
+    Raises:
+        ModelError: Nothing says how many, and heads of 64 numbers would be a guess; or the base is no CLIP.
+    """
     vision, text = facts["vision_width"], facts["text_width"]
-    for tower, width in (("visual", vision), ("text", text)):
-        if width % openclip.HEAD_WIDTH:
-            raise ModelError(
-                f"its {tower} tower of width {width} has no heads of {openclip.HEAD_WIDTH}: it needs an "
-                f"{hub.OPENCLIP_CONFIG} that says how many"
-            )
-    return {
+    source = None if base is None else _clip(base)
+    heads, told = _heads("visual", vision, source)
+    text_heads, text_told = _heads("text", text, source)
+    cfg = {
         "embed_dim": facts["embed_dim"],
         "vision_cfg": {
             "image_size": facts["image_size"], "patch_size": facts["patch_size"], "width": vision,
-            "layers": facts["vision_layers"], "mlp_ratio": facts["vision_mlp"] / vision,
+            "head_width": vision // heads, "layers": facts["vision_layers"],
+            "mlp_ratio": openclip.mlp_ratio(vision, facts["vision_mlp"]),
         },
         "text_cfg": {
             "context_length": facts["context_length"], "vocab_size": facts["vocab_size"], "width": text,
-            "heads": text // openclip.HEAD_WIDTH, "layers": facts["text_layers"], "mlp_ratio": facts["text_mlp"] / text,
+            "heads": text_heads, "layers": facts["text_layers"],
+            "mlp_ratio": openclip.mlp_ratio(text, facts["text_mlp"]),
         },
     }  # fmt: skip
+    return cfg, f"heads {heads} ({told}) and {text_heads} ({text_told})"
+
+
+def _heads(tower: str, width: int, base: HuggingFaceEncoder | None) -> tuple[int, str]:
+    """Number of heads of a tower that does not say it, and who does."""
+    if base is not None:
+        config = base.model.config.vision_config if tower == "visual" else base.model.config.text_config
+        if config.hidden_size == width:
+            return int(config.num_attention_heads), f"{tower}, of {base.name}"
+    if width > _SURE_WIDTH or width % openclip.HEAD_WIDTH:
+        raise ModelError(
+            f"its {tower} tower of width {width} may have heads of another width than {openclip.HEAD_WIDTH}: give "
+            f"base=MODEL, a CLIP of the same width, or open a folder that holds its {hub.OPENCLIP_CONFIG} and the "
+            f"weights as {' or '.join(hub.OPENCLIP_WEIGHTS)}"
+        )
+    return width // openclip.HEAD_WIDTH, f"{tower}, width / {openclip.HEAD_WIDTH} as all of OpenAI's"
 
 
 def _full(
@@ -247,7 +280,9 @@ def _on_base(
     _check_fit(facts, source, where)
     encoder = source.copy()
     encoder.model.load_state_dict({**encoder.model.state_dict(), **state})
-    story["adapted_on"] = [UNKNOWN]  # towers and prompts are published because they were trained further
+    # Towers and prompts are published because they were trained further, on what the base was adapted on before.
+    before: Any = source.provenance.get("adapted_on") or []
+    story["adapted_on"] = [*(task for task in before if task != UNKNOWN), UNKNOWN]
     story["base_model"] = source.provenance.get("source", source.name)
     story["conversion"] = [
         f"text tower, tokenizer, preprocessing and logit scale of {source.name}",
@@ -283,7 +318,7 @@ _RESAMPLE = {"bicubic": 3, "random": 3, "bilinear": 2}
 def _preprocessing(cfg: Mapping[str, Any], image_size: int, where: str) -> Preprocessing:
     """From preprocess_cfg of open_clip_config.json; what it leaves out has open_clip's default."""
     mode, resample = cfg.get("resize_mode") or "shortest", cfg.get("interpolation") or "bicubic"
-    if mode not in ("shortest", "squash") or resample not in _RESAMPLE or cfg.get("mode", "RGB") != "RGB":
+    if mode not in ("shortest", "squash") or resample not in list(_RESAMPLE) or cfg.get("mode", "RGB") != "RGB":
         raise ModelError(
             f"{where}: a preprocessing with resize_mode {mode}, interpolation {resample} and mode "
             f"{cfg.get('mode', 'RGB')} is not reproduced here (shortest or squash, bicubic or bilinear, RGB are)"

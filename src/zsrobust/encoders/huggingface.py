@@ -8,7 +8,6 @@ prediction nor a softmax cross-entropy, and is ignored.
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from zsrobust.encoders import golden, patches, saving, tower, weights
 from zsrobust.encoders import preprocessing as images
 from zsrobust.encoders import texts as prompts
 from zsrobust.encoders.compiling import CompiledTower
+from zsrobust.encoders.fingerprints import beside_weights, digest
 from zsrobust.encoders.lowered import Lowered
 from zsrobust.errors import ConfigError, ModelError
 
@@ -199,11 +199,12 @@ class HuggingFaceEncoder(nn.Module):
         return digest(self.model.state_dict(), self.preprocessing.digest())
 
     def text_fingerprint(self) -> str:
-        """sha256 over what text features depend on: the text tower and the tokenizer."""
+        """sha256 over what text features depend on: weights and function of the text tower, and the tokenizer."""
         visual = _FAMILIES[self.model.config.model_type][1]
         unused = (*visual, "logit_scale", "logit_bias")
         state = {k: v for k, v in self.model.state_dict().items() if not k.startswith(unused)}
-        return digest(state, self.reader.digest())
+        function = beside_weights(self.model.config.text_config, self.reader.tokenizer)
+        return digest(state, f"{self.reader.digest()} {function}")
 
     def copy(self) -> HuggingFaceEncoder:
         """An independent encoder with the same weights (the tokenizer, which has none, is shared)."""
@@ -228,16 +229,6 @@ class HuggingFaceEncoder(nn.Module):
             return saving.write(
                 Path(folder), self.model, self.reader.tokenizer, self.preprocessing, story, vector=golden.golden(self)
             )
-
-
-def digest(state: Mapping[str, Tensor], extra: str) -> str:
-    """sha256 over ``extra`` and named tensors."""
-    found = hashlib.sha256(extra.encode())
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def from_folder(

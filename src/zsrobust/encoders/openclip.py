@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsrobust.encoders.openclip_config import ACTIVATIONS, HEAD_WIDTH, clip_config, model_cfg
+from zsrobust.encoders.openclip_config import ACTIVATIONS, HEAD_WIDTH, clip_config, mlp_ratio, model_cfg
 from zsrobust.errors import ModelError
 
 __all__ = [
-    "ACTIVATIONS", "BUFFERS", "HEAD_WIDTH", "clip_config", "from_openclip", "model_cfg", "refuse_foreign", "text_facts",
-    "to_openclip", "visual_facts", "visual_from_openclip", "visual_to_openclip", "without_prefix",
+    "ACTIVATIONS", "BUFFERS", "HEAD_WIDTH", "clip_config", "from_openclip", "mlp_ratio", "model_cfg", "refuse_foreign",
+    "text_facts", "to_openclip", "visual_facts", "visual_from_openclip", "visual_to_openclip", "without_prefix",
 ]  # fmt: skip
 
 VISUAL = "visual."

@@ -5,6 +5,7 @@ Keys and defaults as in mlfoundations/open_clip, src/open_clip/model.py (``CLIPV
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,10 +55,18 @@ def model_cfg(config: Any) -> dict[str, Any]:
         found["vision_cfg"]["head_width"] = head
     for part, cfg in ((vision, found["vision_cfg"]), (text, found["text_cfg"])):
         if part.intermediate_size != 4 * part.hidden_size:
-            cfg["mlp_ratio"] = part.intermediate_size / part.hidden_size
+            cfg["mlp_ratio"] = mlp_ratio(part.hidden_size, part.intermediate_size)
     if activations == {"quick_gelu"}:
         found["quick_gelu"] = True
     return found
+
+
+def mlp_ratio(width: int, inner: int) -> float:
+    """The ratio with which ``int(width * ratio)``, open_clip's rule, is ``inner``: not always ``inner / width``."""
+    ratio = inner / width
+    while int(width * ratio) < inner:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
 
 
 # What else model.py of open_clip has (CLIPVisionCfg, CLIPTextCfg), with the value that means a plain ViT CLIP. Keys

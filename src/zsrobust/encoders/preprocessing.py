@@ -96,7 +96,7 @@ def _geometry(source: Mapping[str, Any], *, family: str, where: str) -> Geometry
     if not source.get("do_resize", True):
         raise ModelError(f"{where} says do_resize: false; a preprocessing without a resize is not supported")
     code = source.get("resample", 3)  # both families' processors define bicubic as their default
-    if code not in _INTERPOLATIONS:
+    if code not in list(_INTERPOLATIONS):  # a list, because what cannot be hashed is compared too
         raise ModelError(f"{where} has resample {code!r}, allowed: {_INTERPOLATIONS}")
     crop: tuple[int, int] | None = None
     if source.get("do_center_crop", family == "clip"):
@@ -128,7 +128,8 @@ def _height_width(size: object, key: str, where: str) -> tuple[int, int]:
 
 def _mean_std(source: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rescale = source.get("rescale_factor", 1 / 255)
-    if not source.get("do_rescale", True) or not math.isclose(float(rescale), 1 / 255, rel_tol=1e-6):
+    by_255 = isinstance(rescale, float) and math.isclose(rescale, 1 / 255, rel_tol=1e-6)
+    if not source.get("do_rescale", True) or not by_255:
         raise ModelError(f"{where} does not scale pixels by 1/255 (rescale_factor {rescale!r}), which is not supported")
     if not source.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zsrobust.encoders import huggingface, saving, tower
+from zsrobust.encoders.fingerprints import digest
 from zsrobust.encoders.golden import golden
 from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.encoders.preprocessing import read_json
@@ -163,7 +164,7 @@ class PromptedEncoder(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over all weights, the preprocessing, and the prompt with its layout."""
         layout = json.dumps(self.describe_prompt(), sort_keys=True)
-        return huggingface.digest(dict(self.prompt_parameters()), f"{self.base.fingerprint()} {layout}")
+        return digest(dict(self.prompt_parameters()), f"{self.base.fingerprint()} {layout}")
 
     def text_fingerprint(self) -> str:
         """That of the base: text features do not depend on the prompt."""

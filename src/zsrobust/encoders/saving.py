@@ -136,11 +136,7 @@ def write(
     _check_target(folder)
     if (PROMPT in provenance) != (prompt is not None):
         raise ConfigError(f"'{PROMPT}' cannot be a key of the provenance: it describes a prompted model's prompt")
-    # Of a model that was read in another format, "format" was that one: from now on where it came from.
-    kept = {"converted_from" if key == "format" else key: value for key, value in provenance.items() if key != GOLDEN}
-    told: dict[str, Any] = {"format": FORMAT, **kept, "versions": written_with()}
-    if vector is not None:
-        told[GOLDEN] = dict(vector)
+    told = content(provenance, vector)
     try:
         text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -161,6 +157,14 @@ def write(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
+
+
+def content(provenance: Mapping[str, object], vector: Mapping[str, object] | None) -> dict[str, Any]:
+    """What zsrobust.json says of a model with this ``provenance`` and golden ``vector`` (None: nothing to compare)."""
+    # Of a model that was read in another format, "format" was that one: from now on where it came from.
+    kept = {"converted_from" if key == "format" else key: value for key, value in provenance.items() if key != GOLDEN}
+    told: dict[str, Any] = {"format": FORMAT, **kept, "versions": written_with()}
+    return told if vector is None else {**told, GOLDEN: dict(vector)}
 
 
 def _check_target(folder: Path) -> None:

@@ -44,8 +44,7 @@ def write(encoder: Encoder, folder: Path, request: Request) -> Written:
     write_json(folder / CONFIG, {"model_cfg": config, "preprocess_cfg": preprocess})
     with quiet():
         model.reader.tokenizer.save_pretrained(folder)
-    told = {"format": saving.FORMAT, **model.provenance, "golden": golden(model), "versions": saving.written_with()}
-    write_json(folder / saving.STORY, told)
+    write_json(folder / saving.STORY, saving.content(model.provenance, golden(model)))
     facts = {"activation": activation_of(model), "input_size": list(model.input_size), "layout": "flat"}
     return Written("open_clip", "zero-shot-image-classification", _use(request, own_words), facts)
 
@@ -117,5 +116,5 @@ tokenizer = open_clip.get_tokenizer("{where}")
 ```
 
 `{config}` says the architecture with its activation (`quick_gelu`) and the preprocessing, `{weights}` holds both towers
-in open_clip's flat layout. `zsrobust.load` opens the same folder.
+in open_clip's flat layout. `zsrobust.load` opens the same folder, with its provenance (`zsrobust.json`).
 """

@@ -41,13 +41,12 @@ def read(paths: Sequence[str | Path], *, name: str, fingerprint: str) -> Evaluat
     if not paths:
         return Evaluated()
     runs = load_runs(paths)
-    names: set[str] = set()
     for run in runs:
-        own = {model.name for model in run.models if model.fingerprint == fingerprint}
-        if not own:
+        if not any(model.fingerprint == fingerprint for model in run.models):
             raise _of_another(run, name, fingerprint)
-        names |= own
     summary = summarise(runs)
+    # Of the summary: merging gives a model another name where two runs mean different weights by it.
+    names = {model.name for model in summary.models if model.fingerprint == fingerprint}
     rows = tuple(row for row in summary.rows if row.model in names)
     if not rows:
         raise RunError(f"the runs hold no finished example of '{name}'; run the evaluation again to go on")
