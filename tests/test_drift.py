@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from torch.nn.functional import normalize
 from zsrobust.drift import Drift, drift, nearest
 from zsrobust.drift.nearest import search
 from zsrobust.errors import ConfigError, DataError, ModelError
+from zsrobust.pixels import to_pixels
+from zsrobust.tasks.corruptions import Corruption
 
 
 class Turned(fakes.Toy):
@@ -105,6 +108,39 @@ def test_cosines_are_those_of_the_features() -> None:
     assert found.strangers == pytest.approx(float(unlike), abs=1e-5)
     assert found.same_texts is False
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+class Seeing(fakes.Toy):
+    """Keeps the pixels that it is shown."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen: list[Tensor] = []
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        self.seen.append(pixels.clone())
+        return super().encode_pixels(pixels)
+
+
+@pytest.mark.parametrize("name", ["noise", "jpeg"])
+def test_models_see_a_corrupted_task_as_it_is_in_their_geometry(name: str) -> None:
+    task = fakes.task(12, size=9).corrupted(Corruption(name, 5, seed=3))
+    models = Seeing(), Seeing(seed=1, name="other")
+    found = drift(*models, task, k=(1,), batch_size=12, progress=False)
+    assert (found.images, found.n) == (f"blobs@{name}-5", 12)
+    for model in models:
+        shown = to_pixels(task.with_geometry(model.geometry).images(range(12)))
+        assert torch.equal(model.seen[0], shown)
+
+
+def test_a_corruption_at_two_sizes_is_refused() -> None:
+    models = Seeing(), Seeing(size=8, name="larger")
+    task = fakes.task(12, size=9)
+    assert drift(*models, task, k=(1,), progress=False).n == 12
+    seen = len(models[0].seen)
+    with pytest.raises(ConfigError, match=r"two different things at 6x6 \('toy'\) and 8x8 \('larger'\)"):
+        drift(*models, task.corrupted(Corruption("noise", 5)), k=(1,), on_bad_image="skip", progress=False)
+    assert len(models[0].seen) == seen
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,10 @@ def corrupted_accuracy(
     Raises:
         ZSRobustError: one line that says what is wrong; what was computed is kept.
     """
+    check(corruptions=corruptions, strengths=strengths, seed=seed, batch_size=batch_size, rows=rows)
     names, levels = list(dict.fromkeys(corruptions)), sorted(set(strengths))
-    if not (models and tasks and names and levels):
-        raise ConfigError("corruptions need at least one model, task, corruption and strength")
+    if not (models and tasks):
+        raise ConfigError("corruptions need at least one model and task")
     called = [encoder.name for encoder in models]
     if twice := [name for name in called if called.count(name) > 1]:
         raise ConfigError(f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder")
@@ -163,6 +164,24 @@ def corrupted_accuracy(
     table = tabulate(folder.records.read(), called, [task.name for task in tasks], names, levels, seed=seed)
     write_atomically(folder.path / "corruptions.json", table.to_json().encode())
     return table
+
+
+def check(
+    *, corruptions: Sequence[str], strengths: Sequence[int], seed: int, batch_size: int, rows: int = ROWS
+) -> None:
+    """Whether :func:`corrupted_accuracy` takes these arguments; before there are models or tasks.
+
+    Raises:
+        ConfigError: no corruption or strength, one that does not exist, or a number out of range.
+    """
+    if not (corruptions and strengths):
+        raise ConfigError("corruptions need at least one corruption and strength")
+    for name in corruptions:
+        for strength in strengths:
+            Corruption(name, strength)
+    for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("rows", rows, 1)):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
 
 
 def tabulate(

@@ -145,13 +145,8 @@ def latency(
     Raises:
         ConfigError: a number is out of range, no model, one name twice, or models on several devices.
     """
+    check(batch_sizes=batch_sizes, classes=classes, repetitions=repetitions, warm_up=warm_up, seed=seed)
     names = [model.name for model in models]
-    for name, value, least in (
-        ("batch size", min(batch_sizes, default=0), 1), ("classes", classes, 1), ("repetitions", repetitions, 2),
-        ("warm_up", warm_up, 0), ("seed", seed, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name} must be at least {least}, not {value}")
     if not models or len(set(names)) < len(names):
         raise ConfigError("no model given" if not models else "two models have the same name; a table needs them apart")
     devices = {device_of(model) for model in models}
@@ -178,6 +173,20 @@ def latency(
         memory=CUDA_PEAK if device.type == "cuda" else RSS_PEAK if _rss_peak() is not None else NO_PEAK,
         machine=machine,
     )
+
+
+def check(*, batch_sizes: Sequence[int], classes: int, repetitions: int, warm_up: int, seed: int) -> None:
+    """Whether :func:`latency` takes these arguments; before there are models.
+
+    Raises:
+        ConfigError: one of them is out of range.
+    """
+    for name, value, least in (
+        ("batch size", min(batch_sizes, default=0), 1), ("classes", classes, 1), ("repetitions", repetitions, 2),
+        ("warm_up", warm_up, 0), ("seed", seed, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
 
 
 Job = tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]

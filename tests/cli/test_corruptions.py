@@ -100,6 +100,8 @@ def test_the_command_goes_on_where_it_stopped(
         (["tiny", "--tasks", "digits", "--corruptions", "nose"], "unknown corruption 'nose'; did you mean 'noise'"),
         (["tiny", "--tasks", "digits", "--strengths", "0"], "1, 2, 3, 4 or 5, not 0"),
         (["tiny", "--tasks", "digits@noise-1"], "corrupted already"),
+        (["tiny", "--tasks", "world-shape", "--batch_size", "0"], "batch_size must be at least 1, not 0"),
+        (["tiny", "--tasks", "world-shape", "--seed", "-1"], "seed must be at least 0, not -1"),
     ],
 )
 def test_it_refuses_in_one_line(words: list[str], line: str, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from zsrobust.cli import drift, latency
 from zsrobust.cli.parsing import parse
 from zsrobust.encoders.huggingface import from_folder
 from zsrobust.errors import ZSRobustError
+from zsrobust.tasks.corruptions import Corruption
 
 
 @pytest.fixture
@@ -76,6 +78,66 @@ def test_it_refuses(pair: list[str], words: list[str], line: str) -> None:
     with pytest.raises(ZSRobustError) as problem:
         go(drift, *pair, *words)
     assert str(problem.value).startswith(line)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder with four images and a file that is none; no model may be loaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zsrobust.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    Path("photos").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(f"photos/{i}.png")
+    Path("notes.txt").write_text("no image")
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("drift a b --images photos --k 1 --accept 2", "accept must be a share above 0 and at most 1, not 2.0"),
+        ("drift a b --images photos --k 0", "k must be whole numbers of at least 1, not [0]"),
+        ("drift a b --images photos --k 1 --limit 0", "limit must be at least 1, not 0"),
+        ("drift a b --images photos --k 1 --seed -1", "seed must be at least 0, not -1"),
+        ("drift a b --images photos --k 1 --batch_size 0", "batch_size must be at least 1, not 0"),
+        ("drift a b --images photos --split train", "--split and --data are for --tasks; of --images FOLDER every"),
+        ("drift a b --images photos --data photos", "--split and --data are for --tasks; of --images FOLDER every"),
+        ("drift a b --images photos --k 1 --out notes.txt/x", "--out notes.txt/x cannot be written: "),
+        ("drift a b --images photos --k 1 --out photos", "--out photos is a folder; name a file in it"),
+        ("drift a b --images photos", "k = 10 is too many for 4 different images: k of at most 2 fits"),
+        ("drift a b --images nowhere", "images folder 'nowhere' does not exist"),
+        ("drift a b --images photos --k 2 --limit 3", "k = 2 is too many for 3 different images"),
+        ("drift a b --tasks digits@nois-5", "unknown corruption 'nois'; did you mean 'noise'?"),
+        ("latency a --batch_sizes 4,0", "batch size must be at least 1, not 0"),
+        ("latency a --classes 0", "classes must be at least 1, not 0"),
+        ("latency a --repetitions 1", "repetitions must be at least 2, not 1"),
+        ("latency a --warm_up -1", "warm_up must be at least 0, not -1"),
+        ("latency a --threads 0", "threads must be at least 1, not 0"),
+        ("latency a --seed -1", "seed must be at least 0, not -1"),
+        ("latency a --image notes.txt", "notes.txt: cannot be read as an image"),
+        ("latency a --out photos", "--out photos is a folder; name a file in it"),
+    ],
+)
+def test_it_refuses_before_a_model_is_loaded(words: str, line: str) -> None:
+    command, *rest = words.split()
+    with pytest.raises(ZSRobustError) as problem:
+        go({"drift": drift, "latency": latency}[command], *rest)
+    assert str(problem.value).startswith(line)
+    assert "\n" not in str(problem.value)
+
+
+def test_the_noise_of_a_corrupted_task_is_that_of_the_seed(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Any] = []
+
+    def measure(original: object, adapted: object, images: object, **_: object) -> None:
+        measured.append(images)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zsrobust.models.load_model", lambda name, **_: SimpleNamespace(name=name))
+    monkeypatch.setattr("zsrobust.drift.drift", measure)
+    with pytest.raises(KeyboardInterrupt):
+        go(drift, "a", "b", "--tasks", f"{pets}@noise-5", "--k", 1, "--seed", 3)
+    assert measured[0].corruption == Corruption("noise", 5, seed=3)
 
 
 def test_latency_prints_a_row_a_model_and_size(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,12 +46,27 @@ def test_it_prints_tables_and_goes_on(
         (["tiny"], "no captions given: --captions world"),
         (["tiny", "--captions", "world", "--attacks", "clean,pgd:2"], "clean is always measured"),
         (["tiny", "--captions", "world", "--attacks", "square"], "attack 'square' cannot be aimed at retrieval"),
+        (["tiny", "--captions", "world", "--attacks", "autoattack"], "attack 'autoattack' cannot be aimed at"),
+        (["tiny", "--captions", "world", "--attacks", "pgd:2,pgd:2"], "attack 'pgd:2' is given more than once"),
+        (["tiny", "--captions", "world", "--attacks", "pgd:x"], "what follows the colon is the number of steps"),
+        (["tiny", "--captions", "world", "--threat", "foo"], "threat 'foo' must be NORM:EPS"),
+        (["tiny", "--captions", "world", "--threat", "foo", "--attacks", "clean"], "threat 'foo' must be NORM:EPS"),
+        (["tiny", "--captions", "world", "--threat", "patch:0.05"], "attack 'pgd' cannot search patch:0.05:native"),
+        (["tiny", "--captions", "world", "--rows", "0"], "rows must be at least 1, not 0"),
+        (["tiny", "--captions", "world", "--seed", "-1"], "seed must be at least 0, not -1"),
         (["tiny", "--captions", "world", "--limit", "0"], "limit = 0 must be at least 1"),
+        (
+            ["tiny", "--captions", "world", "--attention", "fast"],
+            "option --attention must be one of sdpa, eager, not 'fast'",
+        ),
         (["tiny", "--captions", "world", "--limt", "5"], "unknown option --limt; did you mean --limit"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before captions are read and models loaded."""
     monkeypatch.chdir(tmp_path)
+    for late in ("zsrobust.retrieval.sources.open_captions", "zsrobust.models.load_model"):
+        monkeypatch.setattr(late, lambda *_, late=late, **__: pytest.fail(f"{late} was called"))
     with pytest.raises(ConfigError, match=line) as error:
         run(*words)
     assert "\n" not in str(error.value)

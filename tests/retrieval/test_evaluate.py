@@ -112,6 +112,7 @@ class Broken(Toy):
         ([], {}, ConfigError, "no model to evaluate"),
         ([Toy(), Toy()], {}, ConfigError, "model 'toy' is given more than once"),
         ([Toy()], {"attacks": ["pgd:2", "pgd:2"]}, ConfigError, "attack 'pgd:2' is given more than once"),
+        ([Toy()], {"seed": -1}, ConfigError, "seed must be at least 0, not -1"),
         ([Toy()], {"attacks": ["square"]}, ConfigError, "attack 'square' cannot be aimed at retrieval"),
         ([NoTexts()], {}, ModelError, "model 'pictures-only' has no text tower"),
         ([Broken(name="nan")], {}, ModelError, "model 'nan': 4 images have features that are NaN or infinite"),
@@ -120,6 +121,14 @@ class Broken(Toy):
 def test_it_refuses(tmp_path: Path, models: list[Any], options: dict[str, Any], kind: type, line: str) -> None:
     with pytest.raises(kind, match=line):
         evaluate_retrieval(models, captioned(MANY), run=tmp_path, rows=4, **options)
+    assert not (tmp_path / "found.jsonl").exists()
+
+
+def test_what_is_no_retrieval_run_gets_no_file(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"format": "zsrobust.run/1", "kind": "evaluate"}')
+    with pytest.raises(RunError, match="holds another kind of run"):
+        evaluated(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_only_clean(tmp_path: Path) -> None:

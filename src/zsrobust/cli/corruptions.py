@@ -72,14 +72,12 @@ def run(options: CorruptionOptions) -> None:
         raise ConfigError("no task given: --tasks A,B ('zsrobust ls tasks' lists them)")
     from zsrobust.api import resolve_tasks
     from zsrobust.cli.corruptions_words import lines
-    from zsrobust.corruptions import corrupted_accuracy
+    from zsrobust.corruptions import check, corrupted_accuracy
     from zsrobust.models import load_model
-    from zsrobust.tasks.corruptions import NAMES, Corruption
+    from zsrobust.tasks.corruptions import NAMES
 
     names = options.corruptions or list(NAMES)
-    for name in names:  # before a model is loaded
-        for strength in options.strengths:
-            Corruption(name, strength)
+    check(corruptions=names, strengths=options.strengths, seed=options.seed, batch_size=options.batch_size)
     fixed = {name: value for name, value in asdict(options).items() if name not in _NOT_IN_NAME}
     folder = run_folder(options.run, ["corruptions", *options.models[:2], *options.tasks[:2]], fixed)
     tasks = resolve_tasks(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.cli.outputs import file_to_write
 from zsrobust.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class DriftOptions:
     accept: float = 0.9
     """Share of former neighbours that must come back for the old index to stay, above 0 and at most 1."""
     seed: int = 0
-    """Of the images that --limit keeps, and of the intervals; not negative."""
+    """Of the images that --limit keeps, of a corrupted task's noise, and of the intervals; not negative."""
     split: str = "test"
     """Split of the tasks: test, validation or train."""
     data: str | None = None
@@ -68,17 +68,27 @@ def run(options: DriftOptions) -> None:
         raise ConfigError(f"two models are compared, not {len(options.models)}: zsrobust drift {COMMAND.usage}")
     if (options.images is None) == (not options.tasks):
         raise ConfigError("give --images FOLDER or --tasks A,B, and not both")
+    if options.images is not None and (options.split != "test" or options.data is not None):
+        raise ConfigError("--split and --data are for --tasks; of --images FOLDER every image is taken")
+    out = None if options.out is None else file_to_write("--out", options.out)
     from zsrobust.api import resolve_tasks
     from zsrobust.cli.drift_words import rule, tell, verdict
-    from zsrobust.drift import drift
+    from zsrobust.drift import check, drift, opened
     from zsrobust.models import load_model
     from zsrobust.run_folder import versions, write_atomically
 
+    # All of this is before a model is loaded.
+    check(
+        k=options.k, limit=options.limit, seed=options.seed, texts=options.text, accept=options.accept,
+        on_bad_image=options.on_bad_image, batch_size=options.batch_size,
+    )  # fmt: skip
     sets = (
         [options.images]
         if options.images is not None
-        else resolve_tasks(options.tasks, split=options.split, data=options.data)
+        else resolve_tasks(options.tasks, split=options.split, seed=options.seed, data=options.data)
     )
+    for images in sets:
+        opened(images, k=options.k, limit=options.limit, seed=options.seed)
     original, adapted = (load_model(model, device=options.device) for model in options.models)
     print(f"Original {original.name}")
     print(f"Adapted  {adapted.name}")
@@ -90,8 +100,8 @@ def run(options: DriftOptions) -> None:
         )  # fmt: skip
         measured.append(found.to_dict() | {"verdict": list(verdict(found)), "rule": rule(found)})
         tell(found)
-    if options.out is not None:
+    if out is not None:
         content = {"format": "zsrobust.drift/1", "versions": versions(), "sets": measured}
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        write_atomically(Path(options.out).expanduser(), text.encode())
+        write_atomically(out, text.encode())
         print(f"\nWritten  {options.out}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.cli.outputs import file_to_write
 from zsrobust.errors import ConfigError
 
 
@@ -56,21 +57,27 @@ def run(options: LatencyOptions) -> None:
     """Measures, and prints a table."""
     if not options.models:
         raise ConfigError("no model given: zsrobust latency MODEL... (for example: tiny)")
+    out = None if options.out is None else file_to_write("--out", options.out)
     from zsrobust.cli.latency_words import tell
-    from zsrobust.latency import latency, threads
+    from zsrobust.latency import check, latency, threads
     from zsrobust.models import load_model
     from zsrobust.run_folder import write_atomically
     from zsrobust.tasks.images import decode
 
+    # What can be refused is refused before a model is loaded, and --threads holds while it is.
+    check(
+        batch_sizes=options.batch_sizes, classes=options.classes, repetitions=options.repetitions,
+        warm_up=options.warm_up, seed=options.seed,
+    )  # fmt: skip
     image = None if options.image is None else decode(Path(options.image).expanduser())
-    models = [load_model(model, device=options.device) for model in options.models]
     with threads(options.threads):
+        models = [load_model(model, device=options.device) for model in options.models]
         found = latency(
             models, batch_sizes=options.batch_sizes, classes=options.classes, repetitions=options.repetitions,
             warm_up=options.warm_up, image=image, seed=options.seed,
         )  # fmt: skip
     tell(found)
-    if options.out is not None:
+    if out is not None:
         text = json.dumps({"format": "zsrobust.latency/1", **found.to_dict()}, indent=1, ensure_ascii=False)
-        write_atomically(Path(options.out).expanduser(), text.encode())
+        write_atomically(out, text.encode())
         print(f"\nWritten  {options.out}")

@@ -148,8 +148,9 @@ def drift(
 ) -> Drift:
     """How far ``adapted`` moved from ``original`` on these images, and what searches among them return.
 
-    Each model gets the images through its own PIL geometry, as in a product; embeddings are float32. Images that give
-    both models the same pixels as an earlier one are left out: which of the two is returned would be luck.
+    Each model gets the images through its own PIL geometry, as in a product, and the corruption of a task comes after
+    it, as in the space ``model``; embeddings are float32. Images that give both models the same pixels as an earlier
+    one are left out: which of the two is returned would be luck.
     Memory: the embeddings, one batch of images, and three times :data:`zsrobust.drift.nearest.BLOCK` cosines.
 
     Args:
@@ -167,18 +168,21 @@ def drift(
         progress: Show a bar, on a terminal.
 
     Raises:
-        ConfigError: an argument is not allowed, or there are too few images for ``k``.
+        ConfigError: an argument is not allowed, there are too few images for ``k``, or a task is corrupted and the
+            models' input sizes differ.
         DataError: the folder is missing or has no image, or an image is unreadable.
         ModelError: the widths differ, or a feature is not finite or zero.
     """
-    ks = _checked(k, limit, seed, accept, batch_size, on_bad_image, texts)
-    pictures = from_task(images) if isinstance(images, Task) else from_folder(Path(images).expanduser())
-    chosen = pictures if limit is None else pictures.take(limit, seed)
-    _enough(ks, len(chosen.rows))
-    old, new, kept = embed((original, adapted), chosen, batch_size, on_bad_image == "skip", progress)
+    check(
+        k=k, limit=limit, seed=seed, texts=texts, accept=accept, on_bad_image=on_bad_image, batch_size=batch_size
+    )  # fmt: skip
+    ks = sorted(set(k))
+    pictures = opened(images, k=ks, limit=limit, seed=seed)
+    old, new, kept = embed((original, adapted), pictures, batch_size, on_bad_image == "skip", progress)
     n = len(kept.positions)
     _enough(ks, n)
-    means, same_texts = _searched((original, adapted), (old, new), chosen.of(kept.positions), ks, texts, seed, progress)
+    shown = pictures.only(kept.positions)
+    means, same_texts = _searched((original, adapted), (old, new), shown, ks, texts, seed, progress)
     cosines, ratios = _moved(old, new)
     return Drift(
         original=original.name,
@@ -191,7 +195,7 @@ def drift(
         findings=tuple(means),
         same_texts=same_texts,
         accept=accept,
-        of=len(pictures.rows),
+        of=pictures.of,
         limit=None if limit is None else (limit, seed),
         duplicates=kept.duplicates,
         bad_images=tuple(kept.bad),
@@ -199,22 +203,45 @@ def drift(
     )
 
 
-def _checked(
-    k: Sequence[int], limit: int | None, seed: int, accept: float, batch_size: int, bad: str, texts: Sequence[str]
-) -> list[int]:
-    ks = sorted(set(k))
-    if not ks or ks[0] < 1:
+def check(
+    *,
+    k: Sequence[int],
+    limit: int | None,
+    seed: int,
+    texts: Sequence[str],
+    accept: float,
+    on_bad_image: str,
+    batch_size: int,
+) -> None:
+    """Whether :func:`drift` takes these arguments; before there are models or images.
+
+    Raises:
+        ConfigError: one of them is not allowed.
+    """
+    if min(k, default=0) < 1:
         raise ConfigError(f"k must be whole numbers of at least 1, not {list(k)}")
     for name, value, least in (("limit", limit, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
     if not 0 < accept <= 1:
         raise ConfigError(f"accept must be a share above 0 and at most 1, not {accept}")
-    if bad not in ("stop", "skip"):
-        raise UnknownName("on_bad_image", bad, ("stop", "skip"))
+    if on_bad_image not in ("stop", "skip"):
+        raise UnknownName("on_bad_image", on_bad_image, ("stop", "skip"))
     if isinstance(texts, str) or any(not text.strip() for text in texts):
         raise ConfigError("texts must be a list of texts that are not empty")
-    return ks
+
+
+def opened(images: str | Path | Task, *, k: Sequence[int], limit: int | None, seed: int) -> Pictures:
+    """The images that :func:`drift` would embed, none of them read; its arguments.
+
+    Raises:
+        ConfigError: there are too few images for ``k``.
+        DataError: the folder is missing or has no image.
+    """
+    pictures = from_task(images) if isinstance(images, Task) else from_folder(Path(images).expanduser())
+    chosen = pictures if limit is None else pictures.take(limit, seed)
+    _enough(k, len(chosen.rows))
+    return chosen
 
 
 def _enough(ks: Sequence[int], n: int) -> None:

@@ -1,4 +1,4 @@
-"""The same images, embedded by two models, each through its own geometry."""
+"""The same images, embedded by two models, each through its own geometry and then the task's corruption."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import DataError, ModelError
+from zsrobust.errors import ConfigError, DataError, ModelError
 from zsrobust.evaluation import device_of
 from zsrobust.passes import float32_only, frozen, in_rows
 from zsrobust.pixels import to_pixels
 from zsrobust.tasks.base import Task, stratified_order
+from zsrobust.tasks.corruptions import Corruption
 from zsrobust.tasks.folder import FolderSource
 from zsrobust.tasks.images import is_image
 from zsrobust.tasks.source import Source, hidden
@@ -27,17 +28,19 @@ from zsrobust.tasks.source import Source, hidden
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images to embed, with labels (n,) where they are known."""
+    """Images to embed, with labels (n,) where they are known; ``of``: how many there are without a limit."""
 
     name: str
     source: Source
     rows: NDArray[np.int64]
+    of: int
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     note: str = ""
+    corruption: Corruption | None = None
 
-    def of(self, positions: Sequence[int] | NDArray[np.int64]) -> Pictures:
+    def only(self, positions: Sequence[int] | NDArray[np.int64]) -> Pictures:
         """Some of them."""
         chosen = np.asarray(positions, dtype=np.int64)
         return replace(self, rows=self.rows[chosen], labels=None if self.labels is None else self.labels[chosen])
@@ -45,15 +48,40 @@ class Pictures:
     def take(self, limit: int, seed: int) -> Pictures:
         """At most ``limit`` of them at random, stratified by label."""
         strata = np.zeros(len(self.rows), dtype=np.int64) if self.labels is None else self.labels
-        return self.of(np.sort(stratified_order(self.rows, strata, seed)[:limit]))
+        return self.only(np.sort(stratified_order(self.rows, strata, seed)[:limit]))
+
+    def pair(self, models: tuple[Encoder, Encoder], row: int) -> list[NDArray[np.uint8]]:
+        """A row as both models get it: the pixels of the task ``with_geometry`` of each.
+
+        Raises:
+            DataError: the image is unreadable, or does not fit a geometry.
+            ConfigError: a corruption at two sizes; its constants and its noise would be others for each model.
+        """
+        image = self.source.image(row)
+        try:
+            pair = [np.ascontiguousarray(model.geometry(image)) for model in models]
+        except DataError as problem:
+            raise DataError(f"{self.source.name(row)} {problem}") from problem
+        if self.corruption is None:
+            return pair
+        if pair[0].shape != pair[1].shape:
+            sizes = " and ".join(f"{p.shape[0]}x{p.shape[1]} ('{m.name}')" for p, m in zip(pair, models, strict=True))
+            raise ConfigError(
+                f"'{self.name}' is corrupted at a model's input size, and would be two different things at {sizes}; "
+                "drift needs the task without corruption, or two models of one size"
+            )
+        return [self.corruption(pixels, self.source.image_id(row)) for pixels in pair]
 
 
 def from_task(task: Task) -> Pictures:
-    """The decoded images of a task, before its own geometry; labels where it has classes to tell apart."""
+    """The decoded images of a task, before its own geometry and corruption; labels where it has several classes."""
     labelled = len(task.class_names) > 1
     labels = np.asarray(task.labels) if labelled else None
     names = task.class_names if labelled else ()
-    return Pictures(task.name, task.source, np.asarray(task.ids), labels, names, task.templates)
+    return Pictures(
+        task.name, task.source, np.asarray(task.ids), len(task), labels, names, task.templates,
+        corruption=task.corruption,
+    )  # fmt: skip
 
 
 def from_folder(root: Path) -> Pictures:
@@ -74,7 +102,7 @@ def from_folder(root: Path) -> Pictures:
     source = FolderSource(
         where=str(root), kind="folder", labels=np.zeros(len(files), dtype=np.int64), files=tuple(files)
     )
-    return Pictures(str(root), source, np.arange(len(files)), note=note)
+    return Pictures(str(root), source, np.arange(len(files)), len(files), note=note)
 
 
 @dataclass
@@ -93,6 +121,7 @@ def embed(
     """Raw features (n, D) float32 of both models, on the CPU, and which images they are of.
 
     Raises:
+        ConfigError: a corruption, and models of two input sizes.
         DataError: an unreadable image without ``skip``, or no image at all can be read.
         ModelError: the widths differ, or features are not finite or zero.
     """
@@ -118,16 +147,12 @@ def embed(
 def _decoded(
     models: tuple[Encoder, Encoder], pictures: Pictures, positions: Sequence[int], skip: bool, kept: Kept
 ) -> list[list[NDArray[np.uint8]]]:
-    """Each image in both models' geometry, without duplicates and, with ``skip``, without unreadable ones."""
+    """Each image as both models get it, without duplicates and, with ``skip``, without unreadable ones."""
     batch = []
     for position in positions:
         row = int(pictures.rows[position])
         try:
-            image = pictures.source.image(row)
-            try:
-                pair = [np.ascontiguousarray(model.geometry(image)) for model in models]
-            except DataError as problem:
-                raise DataError(f"{pictures.source.name(row)} {problem}") from problem
+            pair = pictures.pair(models, row)
         except DataError as problem:
             if not skip:
                 raise DataError(f"{problem}; --on_bad_image skip leaves such images out") from problem

@@ -36,7 +36,7 @@ from zsrobust.retrieval.ranks import ranks
 from zsrobust.retrieval.records import CLEAN, Found, Key, Ledger, Ranked, read_records, to_lines
 from zsrobust.retrieval.summary import Summary, summarise
 from zsrobust.retrieval.words import markdown
-from zsrobust.run_folder import changed, versions, write_atomically, writing
+from zsrobust.run_folder import changed, check_kind, versions, write_atomically, writing
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
 
@@ -69,27 +69,23 @@ def evaluate_retrieval(
         Recalls with intervals, of these models and attacks.
 
     Raises:
-        ConfigError: no model, two of one name, or an attack that cannot be aimed at retrieval.
+        ConfigError: no model, two of one name, or an argument that :func:`aimed` refuses.
         ModelError: a model without texts, or features that are not finite.
         RunError: the run is another one's, or cannot be written; what is there is kept.
     """
-    ball = threat if isinstance(threat, Threat) else Threat.parse(threat)
-    climbers = [climber(parse(text, ball, mode="float32")) for text in attacks]
+    ball, climbers = aimed(attacks, threat, seed=seed, rows=rows)
     names = [model.name for model in models]
     if not names:
         raise ConfigError("no model to evaluate")
-    for what, given in (("model", names), ("attack", [attack.name for attack in climbers])):
-        if twice := [name for name in given if given.count(name) > 1]:
-            raise ConfigError(f"{what} '{twice[0]}' is given more than once")
+    _once("model", names)
     for model in models:
         if not callable(getattr(model, "encode_texts", None)):
             raise ModelError(f"model '{model.name}' has no text tower (encode_texts); retrieval needs one")
-    if rows < 1:
-        raise ConfigError(f"rows must be at least 1, not {rows}")
     folder, device = Path(run), device_of(models[0])
     settings = {
         "captions": captions.describe(), "threat": ball.describe(), "seed": seed, "rows": rows, "device": device.type,
     }  # fmt: skip
+    check_kind(folder, "retrieval")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with closing(Ledger(folder / "found.jsonl")) as ledger:
@@ -106,6 +102,27 @@ def evaluate_retrieval(
     write_atomically(folder / "summary.json", json.dumps(summary.to_json(), indent=1, ensure_ascii=False).encode())
     write_atomically(folder / "report.md", markdown(summary).encode())
     return summary
+
+
+def aimed(attacks: Sequence[str], threat: str | Threat, *, seed: int, rows: int) -> tuple[Threat, list[Climber]]:
+    """Threat and attacks of :func:`evaluate_retrieval`, from its arguments; before there are models or captions.
+
+    Raises:
+        ConfigError: an attack that cannot be aimed at retrieval or is given twice, a threat that is none, a negative
+            seed, or rows below 1.
+    """
+    for name, value, least in (("seed", seed, 0), ("rows", rows, 1)):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
+    ball = threat if isinstance(threat, Threat) else Threat.parse(threat)
+    climbers = [climber(parse(text, ball, mode="float32")) for text in attacks]
+    _once("attack", [attack.name for attack in climbers])
+    return ball, climbers
+
+
+def _once(what: str, names: Sequence[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{what} '{twice[0]}' is given more than once")
 
 
 def _asked(folder: Path, names: Sequence[str], climbers: Sequence[Climber]) -> list[Ranked]:

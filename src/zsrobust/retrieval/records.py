@@ -8,6 +8,7 @@ images, so the records, one line each, are written when the last image of an att
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -171,5 +172,8 @@ class Ledger:
         self.found |= {item.key: item for item in items}
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; one without a line goes, since no run was begun then."""
         self._file.close()
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_size == 0:
+                self.path.unlink()
