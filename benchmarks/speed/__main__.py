@@ -129,7 +129,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--adapted", type=Path, help="folder of an adapted embedded model; default: adapt it now")
-    parser.add_argument("--examples", type=int, help="of the ensemble; default: 16")
+    parser.add_argument("--examples", type=int, help="of the ensemble; default: 8")
     parser.add_argument("--folder", type=Path, help="keep the adapted model and other files here")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true", help="print the file as Markdown, measure nothing")

@@ -159,8 +159,14 @@ def _tuning(tune: Results) -> str:
         return "none"
     if "from" in tune:
         return f"{tune.get('option', 'lr')} as chosen in {tune['from']}"
+    values, option = tune["values"], tune.get("option", "lr")
+    of_levels = next(iter(values.values())).values() if isinstance(values, Mapping) else [values]
+    fewest, most = min(map(len, of_levels)), max(map(len, of_levels))
+    if most == 1:
+        return f"{option}: one value for every combination, nothing was chosen here"
+    number = f"{most} values" if fewest == most else f"{fewest} to {most} values"
     return (
-        f"{tune.get('option', 'lr')}: the same number of values for every combination, the best robust accuracy on "
+        f"{option}: {number} for every combination, of which the best robust accuracy on "
         f"{tune.get('images', 200)} held-out images of the adaptation task, seed {tune.get('seed', 0)} (a method "
         "without an adversary: the best clean one)"
     )
