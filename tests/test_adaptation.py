@@ -22,7 +22,8 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.divergence import DivergenceGuard
 from zsrobust.errors import ConfigError, DivergedError, ModelError, RunError, UnknownName
 from zsrobust.losses import cross_entropy
-from zsrobust.methods.base import Batch, Learner
+from zsrobust.methods.base import Batch, Learner, Method
+from zsrobust.methods.dual import Dual
 from zsrobust.methods.tecoa import TeCoA
 from zsrobust.metrics import MetricsFile
 from zsrobust.pixels import to_pixels
@@ -261,6 +262,22 @@ def test_the_measured_learning_rate_is_the_one_in_force(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "attacked"),
+    [("tecoa", True), ("clean", False), (Dual(patches=0.0), True), (Dual(patches=0.0, mixed=0.5), False)],
+)
+def test_images_that_nobody_attacked_have_no_robust_accuracy(
+    method: str | Method, attacked: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(run=tmp_path, method=method, log_every=1, progress=True)
+    assert [("clean_accuracy" in line, "robust_accuracy" in line) for line in metrics(tmp_path)] == 5 * [
+        (True, attacked)
+    ]
+    bar = capsys.readouterr().err
+    assert "clean " in bar
+    assert ("robust" in bar) is attacked
+
+
+@pytest.mark.parametrize(
     ("option", "message"),
     [
         ({"optimiser": "sgd"}, "option of adapt 'optimiser'; did you mean 'optimizer'"),
@@ -412,6 +429,17 @@ def test_a_run_that_stopped_ends_with_the_same_weights(options: dict[str, Any], 
     one, other = ([{k: line[k] for k in keys} for line in metrics(tmp_path / f)] for f in ("stopped", "whole"))
     assert one == other
     assert same(run(run=tmp_path / "stopped", **options), whole)  # finished: nothing is done again
+
+
+def test_held_out_images_of_a_finished_run_are_scored_or_refused(tmp_path: Path) -> None:
+    run(run=tmp_path / "without")
+    for _ in range(2):
+        with pytest.raises(RunError, match="is finished, and held-out images are scored after the last step only"):
+            run(run=tmp_path / "without", held_out=task(8))
+    whole = run(run=tmp_path / "with", held_out=task(8))
+    before = metrics(tmp_path / "with")
+    assert same(run(run=tmp_path / "with", held_out=task(8)), whole)
+    assert metrics(tmp_path / "with") == before
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -39,6 +39,12 @@ def test_a_soup_is_the_mean_of_evenly_spaced_steps_of_the_second_half() -> None:
     assert walked(Recipe(soup=9), 5)[0] == pytest.approx((2 + 3 + 4 + 5) / 4)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 9])
+def test_the_weights_before_the_first_step_are_in_no_soup(count: int) -> None:
+    assert walked(Recipe(soup=count), 1)[0] == 1
+    assert 1 < walked(Recipe(soup=count), 2)[0] <= 2
+
+
 def test_a_moving_average_follows_its_equation() -> None:
     expected = 0.0
     for step in range(1, 31):

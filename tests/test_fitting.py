@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,12 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.distributed import World
 from zsrobust.errors import ConfigError, RunError
 from zsrobust.memory import peak_of, resident
+from zsrobust.methods.base import Batch, Learner
+from zsrobust.methods.tecoa import TeCoA
+from zsrobust.recipe import Recipe
+from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
+from zsrobust.training_step import Step
 
 MIB = 2**20
 
@@ -79,18 +85,66 @@ def test_on_a_gpu_it_is_tried_until_it_fails(monkeypatch: pytest.MonkeyPatch) ->
     assert fitting._until_it_fails(work, 16, torch.device("cpu")) == 16
 
 
-@pytest.mark.parametrize(("size", "expected"), [(1, 32), (2, 64), (3, 64), (8, 256)])
-def test_processes_take_what_the_smallest_can(size: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_by_growth", lambda *_: 64)
-    monkeypatch.setattr(fitting, "total", lambda own: own + torch.tensor([0.0] + [32.0] * (size - 1)))
+class Heavy(TeCoA):
+    """On the way back from more than 4 images there is no memory."""
+
+    def outer(self, learner: Learner, points: torch.Tensor, batch: Batch) -> torch.Tensor:
+        losses = super().outer(learner, points, batch)
+
+        def ran_out(_: torch.Tensor) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        if len(points) > 4:
+            losses.register_hook(ran_out)
+        return losses
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_memory_that_runs_out_on_the_way_back_ends_the_trying(processes: int) -> None:
+    toy, examples = Toy(), task(20)
+    parameters = dict(toy.visual_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    learner = Learner(toy, toy, TextHead.build(toy, examples.class_names, examples.templates))
+    optimizer = torch.optim.SGD(list(parameters.values()), 0.1)
+    attack, place = PGD(Threat(), 1), World(0, processes, 0)
+    step = Step(learner, Heavy(), attack, parameters, optimizer, Recipe(batch_size="auto"), place)
+    assert fitting._until_it_fails(lambda rows: fitting._tried(step, examples, rows), 16, step.device) == 4
+
+
+@pytest.mark.parametrize(
+    ("processes", "others", "most", "expected"),
+    [(1, 0, 256, 64), (2, 32, 128, 64), (2, 128, 128, 128), (3, 32, 128, 64), (8, 32, 32, 256), (8, 64, 32, 256)],
+)
+def test_processes_take_what_the_smallest_can(
+    processes: int, others: int, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one finds 64; of 400 images the largest batch is 256."""
+    asked: list[tuple[int, int]] = []
+
+    def by_growth(_: Any, rows: int, free: int) -> int:
+        asked.append((rows, free))
+        return 64
+
+    def total(own: torch.Tensor) -> torch.Tensor:
+        assert own.tolist() == [0.0] * (processes - 1) + [64.0]
+        return torch.tensor([float(others)] * (processes - 1) + [64.0])
+
+    monkeypatch.setattr(fitting, "_by_growth", by_growth)
+    monkeypatch.setattr(fitting, "total", total)
+    monkeypatch.setattr(fitting, "available", lambda: 6000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    step: Any = SimpleNamespace(device=torch.device("cpu"), method=SimpleNamespace(fewest=1))
+    assert fitting.fitting_batch(step, task(400), World(processes - 1, processes, 0)) == expected
+    assert asked == [(most, 2000)], "a process tries its part of the largest batch, with its part of the memory"
+
+
+def test_a_batch_that_fits_must_say_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_by_growth", lambda *_: 1)
     monkeypatch.setattr(fitting, "available", lambda: 1)
-
-    class Tried:
-        device, method = torch.device("cpu"), type("Method", (), {"fewest": 1})
-
-    step: Any = Tried()
-    found = fitting.fitting_batch(step, task(400), World(0, size, 0))
-    assert found == (64 if size == 1 else expected)
+    step: Any = SimpleNamespace(device=torch.device("cpu"), method=SimpleNamespace(fewest=2))
+    with pytest.raises(ConfigError, match="no batch fits into memory"):
+        fitting.fitting_batch(step, task(400), World(0, 1, 0))
 
 
 def test_a_peak_is_measured() -> None:

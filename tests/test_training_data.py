@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes import Toy, task
 
-from zsrobust import training_data
+from zsrobust import adaptation, training_data
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.distributed import World
 from zsrobust.methods.gathering import Share, gathered, part
 from zsrobust.tasks import Task
 from zsrobust.threat import Threat
-from zsrobust.training_data import Feed, decoding_threads
+from zsrobust.training_data import Feed, decoding_threads, rows_at_once
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0)
@@ -108,15 +109,32 @@ def test_images_are_decoded_by_cores_that_are_left(
     assert decoding_threads(torch.device(device)) == expected
 
 
-def test_metrics_say_how_long_the_loop_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = Task.images
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch", "processes", "expected"),
+    [(256, None, 1, 256), (256, None, 8, 32), (10, None, 4, 3), (256, 16, 1, 16), (256, 16, 32, 8), (4, 9, 1, 4)],
+)
+def test_no_pass_is_larger_than_a_part_or_a_piece_of_it(
+    batch_size: int, micro_batch: int | None, processes: int, expected: int
+) -> None:
+    assert rows_at_once(batch_size, micro_batch, processes) == expected
 
-    def slow(self: Task, indices: Any) -> np.ndarray:
-        time.sleep(0.1)
-        return images(self, indices)
 
+def test_a_feed_adds_up_what_the_loop_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(training_data, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    feed = Feed(task(17), 5, 3, CPU, first=5, steps=8, world=ALONE)
+    assert [feed.waited for _ in feed] == [1.0, 2.0, 3.0], "one tick passes while it waits for a batch"
+
+
+def test_metrics_say_how_long_the_loop_waited_and_count_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Feed):
+        waited = property(lambda _: 4.0, lambda *_: None)  # type: ignore[assignment]
+
+    clock = itertools.count(100.0, 10.0)
+    monkeypatch.setattr(adaptation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(adaptation, "Feed", Slow)
     common: dict[str, Any] = {"attack": PGD(Threat(), 1), "epochs": 1, "batch_size": 6, "progress": False}
-    monkeypatch.setattr(Task, "images", slow)
-    adapt(Toy(), task=task(18), run=tmp_path, **common)
+    adapt(Toy(), task=task(16), run=tmp_path, **common)
     (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert 0.5 < line["waiting"] <= 1
+    assert line["waiting"] == 0.4
+    assert line["images_per_second"] == 1.6, "the last batch has 4 images"

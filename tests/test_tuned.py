@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,14 +51,53 @@ def test_another_attention_must_be_clearly_faster(
     assert tiny.attention == "sdpa"
 
 
-def test_attention_is_measured_quickly_and_touches_nothing(tiny: HuggingFaceEncoder) -> None:
+@pytest.mark.parametrize(("each", "turns"), [(0.01, 7), (0.5, 2), (60.0, 1)])
+def test_attention_is_measured_until_its_time_is_over(
+    tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch, each: float, turns: int
+) -> None:
+    now = 0.0
+
+    def seconds(encoder: Any, rows: int) -> float:
+        nonlocal now
+        now += each
+        return each
+
+    asked = timed(monkeypatch, seconds)
+    monkeypatch.setattr(tuned, "time", SimpleNamespace(perf_counter=lambda: now))
+    tuned.best_attention(tiny, rows=4)
+    assert asked == [1, 1] + turns * [4, 4], "a short pass of each kind first, then turns"
+
+
+def test_measuring_attention_touches_nothing(tiny: HuggingFaceEncoder) -> None:
     before, random_state = tiny.fingerprint(), torch.get_rng_state()
-    begun = time.process_time()
-    assert tuned.best_attention(tiny, rows=32, passes="bf16") in ("sdpa", "eager")
-    assert time.process_time() - begun < 4  # of all threads
+    assert tuned.best_attention(tiny, rows=4, passes="bf16") in ("sdpa", "eager")
     assert tiny.fingerprint() == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(weight.requires_grad or weight.grad is not None for weight in tiny.parameters())
+
+
+@pytest.mark.parametrize(("fits", "measured"), [(4, 4), (3, 2), (1, 1)])
+def test_attention_is_measured_on_as_many_images_as_fit(
+    tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch, fits: int, measured: int
+) -> None:
+    def seconds(encoder: Any, rows: int) -> float:
+        if encoder.attention == "eager" and rows > fits:
+            raise torch.OutOfMemoryError
+        return 0.5 if encoder.attention == "eager" else 1.0
+
+    asked = timed(monkeypatch, seconds)
+    assert tuned.best_attention(tiny, rows=4) == "eager"
+    assert asked[-1] == measured
+    assert tiny.attention == "sdpa"
+
+
+def test_where_not_one_image_fits_that_is_said(tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(encoder: Any, rows: int) -> float:
+        raise torch.OutOfMemoryError
+
+    timed(monkeypatch, seconds)
+    with pytest.raises(ConfigError, match="not one image fits into memory in a pass of tiny"):
+        tuned.best_attention(tiny, rows=1)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +172,18 @@ def test_a_compiler_that_fails_is_not_stored(tiny: HuggingFaceEncoder, monkeypat
     ):
         assert not switches.compiled([tiny])
     assert tiny.compiled == "none"
+
+
+def test_compiling_is_tried_on_as_many_images_as_fit(tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(encoder: Any, rows: int) -> float:
+        if rows > 3:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    asked = timed(monkeypatch, seconds)
+    with tuned.tuned([tiny], {}, rows=6, compile=True, compiled="gradients") as rows:
+        assert rows == 6
+    assert asked == [6, 3]
 
 
 def test_out_of_memory_names_the_option_that_helps() -> None:

@@ -29,10 +29,10 @@ from zsrobust.distributed import Stopped, broadcast, translated, world
 from zsrobust.divergence import DivergenceGuard
 from zsrobust.encoders import switches
 from zsrobust.encoders.base import Encoder
-from zsrobust.errors import ConfigError
+from zsrobust.errors import ConfigError, RunError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.fitting import fitting_batch
-from zsrobust.held_out import Examiner
+from zsrobust.held_out import Examiner, scored
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Learner, Method
 from zsrobust.methods.targets import check, check_batch, check_split
@@ -43,7 +43,7 @@ from zsrobust.recomputation import blocks_of
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
-from zsrobust.training_data import Feed, Part, steps_of
+from zsrobust.training_data import Feed, Part, rows_at_once, steps_of
 from zsrobust.training_step import Step
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
@@ -84,8 +84,9 @@ def adapt(
     Raises:
         ConfigError: an option that is not allowed.
         ModelError: the encoder cannot be adapted.
-        RunError: the run folder cannot be written, was started with another configuration, or is in use; a step does
-            not fit into memory; or another process of the job is gone.
+        RunError: the run folder cannot be written, was started with another configuration, is in use, or is of a run
+            that ended without the scores of ``held_out``; a step does not fit into memory; or another process of the
+            job is gone.
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
     method = METHODS[method]() if isinstance(method, str) else method
@@ -106,7 +107,7 @@ def adapt(
         )
         examiner = None
         if held_out is not None:
-            rows = min(-(-how.size // here.size), how.micro_batch or how.size)  # no more than a step passes at once
+            rows = rows_at_once(how.size, how.micro_batch, here.size)
             examiner = Examiner(
                 held_out, learner, method, attack, rows=rows, precision=how.precision, seed=how.seed, world=here
             )
@@ -139,6 +140,7 @@ class _Run:
     def train(self, *, tensorboard: bool, progress: bool | None) -> None:
         """All steps that are left."""
         how, position = self.step.how, self._restored()
+        self._check_scores(position)
         guard = DivergenceGuard(position.losses, self.folder)
         feed = Feed(
             self.task, how.size, how.seed, self.step.device, first=position.step, steps=self.steps,
@@ -149,20 +151,20 @@ class _Run:
         hidden = True if not self.main or progress is False else None if progress is None else False
         bar = tqdm(total=self.steps, initial=position.step, desc="adapt", unit="step", disable=hidden)
         written = self.folder if self.main else None
-        number, clock = position.step, time.monotonic()
+        number, images, clock = position.step, 0, time.monotonic()
         with bar, MetricsFile(written, resume_at=number, tensorboard=tensorboard and self.main) as metrics:
             for part in feed:
                 for group in self.step.optimizer.param_groups:
                     group["lr"] = group["factor"] * how.learning_rate(number, self.steps)
                 loss, points = self.step.take(part, number)
                 guard.check(loss, number)
-                number += 1
+                number, images = number + 1, images + part.share.of
                 self.average.update(number)
                 line: dict[str, float] = {}
                 if number % how.log_every == 0 or number == self.steps:
                     passed = max(time.monotonic() - clock, 1e-9)
                     line = self._line(points, part, loss, number) | {
-                        "images_per_second": (number - position.step) * how.size / passed,
+                        "images_per_second": images / passed,
                         "waiting": feed.waited / passed,
                     }
                     bar.set_postfix_str(_shown(line), refresh=False)
@@ -195,6 +197,16 @@ class _Run:
                 stacklevel=5,
             )
         return position
+
+    def _check_scores(self, position: checkpoint.Position) -> None:
+        """Refuses held-out images of a run that has no step left and did not score them."""
+        if self.examiner is None or self.folder is None or position.step < self.steps:
+            return
+        if not broadcast(scored(self.folder) if self.main else None):
+            raise RunError(
+                f"{self.folder} is finished, and held-out images are scored after the last step only: leave held_out "
+                "out, or use another run folder"
+            )
 
     def _line(self, points: Tensor, part: Part, loss: float, number: int) -> dict[str, float]:
         rate = self.step.how.learning_rate(number - 1, self.steps)
@@ -312,8 +324,9 @@ def _rounding(encoder: Encoder) -> dict[str, object]:
 
 def _shown(line: Mapping[str, float]) -> str:
     waiting = f", {line['waiting']:.0%} waiting for them" if line["waiting"] >= 0.01 else ""
+    robust = f", robust {line['robust_accuracy']:.0%}" if "robust_accuracy" in line else ""
     return (
-        f"loss {line['loss']:.3f}, clean {line['clean_accuracy']:.0%}, robust {line['robust_accuracy']:.0%}, "
+        f"loss {line['loss']:.3f}, clean {line['clean_accuracy']:.0%}{robust}, "
         f"{line['images_per_second']:.0f} images/s{waiting}"
     )
 

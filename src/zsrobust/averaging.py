@@ -80,5 +80,5 @@ class Average:
 
 def _servings(count: int, steps: int) -> list[int]:
     """Up to ``count`` steps of the second half, evenly spaced, the last one among them."""
-    half = steps // 2
+    half = max(1, steps // 2)  # the weights before the first step are nobody's result
     return sorted({steps - round((steps - half) * k / count) for k in range(count)})

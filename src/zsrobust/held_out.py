@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -18,6 +21,15 @@ from zsrobust.tasks import Task
 from zsrobust.training_data import Keys
 from zsrobust.training_step import autocast
 
+CLEAN, ROBUST = "held_out_clean_accuracy", "held_out_robust_accuracy"
+
+
+def scored(run: Path) -> bool:
+    """Whether the metrics of a run have scores of held-out images."""
+    with suppress(OSError):
+        return f'"{ROBUST}"' in (run / "metrics.jsonl").read_text()
+    return False
+
 
 class Examiner:
     """Scores the method's own classifier on held-out images, clean and under PGD-10 that climbs its cross-entropy.
@@ -28,7 +40,8 @@ class Examiner:
         method: Whose classifier.
         attack: Its threat is the adversary's.
         rows: Images in a pass.
-        precision: Of the passes.
+        precision: Of the passes. Where it is fp16 they are in float32, of half as many images: in fp16 the surer the
+            model is, the more of its loss's gradients by the pixels are 0, and the attack is weak.
         seed: Of the random starts.
         world: Who shares the images.
 
@@ -56,20 +69,23 @@ class Examiner:
         self.attack = PGD(attack.threat, HELD_OUT_STEPS)
 
     def scores(self) -> dict[str, float]:
-        """``held_out_clean_accuracy`` and ``held_out_robust_accuracy``, of all images; every process must ask."""
+        """:data:`CLEAN` and :data:`ROBUST`, of all images; every process must ask."""
         device = device_of(self.learner.encoder)
+        half = self.precision == "fp16"
+        precision: Precision = "float32" if half else self.precision
+        rows = max(1, self.rows // 2) if half else self.rows
         right = torch.zeros(2, device=device)
         begin, end = (len(self.task) * rank // self.world.size for rank in (self.world.rank, self.world.rank + 1))
-        with frozen(self.learner.encoder), frozen(self.learner.extra), autocast(device, self.precision):
-            for first in range(begin, end, self.rows):
-                chosen = range(first, min(first + self.rows, end))
+        with frozen(self.learner.encoder), frozen(self.learner.extra), autocast(device, precision):
+            for first in range(begin, end, rows):
+                chosen = range(first, min(first + rows, end))
                 pixels, labels = self._read(chosen, device)
                 keys: Keys = [(self.seed, int(self.task.ids[i]), "held out") for i in chosen]
                 points = self.attack.perturb(lambda p: cross_entropy(self._logits(p), labels), pixels, keys=keys)  # noqa: B023
                 with torch.no_grad():
                     right += torch.stack([self._logits(p).argmax(1).eq(labels).sum() for p in (pixels, points)])
         clean, robust = (total(right) / len(self.task)).tolist()
-        return {"held_out_clean_accuracy": clean, "held_out_robust_accuracy": robust}
+        return {CLEAN: clean, ROBUST: robust}
 
     def _read(self, chosen: range, device: torch.device) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(self.task.labels[list(chosen)])

@@ -28,10 +28,11 @@ from zsrobust.models import MODEL, load_model, named_after, what_was_found
 from zsrobust.passes import ROWS
 from zsrobust.recipe import Recipe
 from zsrobust.registry import Registry
-from zsrobust.run_folder import write_atomically
+from zsrobust.run_folder import check_kind, write_atomically
 from zsrobust.tasks import Task
 from zsrobust.tasks import task as open_task
 from zsrobust.threat import Threat, parse_eps
+from zsrobust.training_data import rows_at_once
 from zsrobust.tuned import adapted_with, tuned
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
@@ -91,8 +92,8 @@ def adapt_job(
         method_options: Keyword arguments of the method.
         tuning: Name of a way of adapting.
         tuning_options: Keyword arguments of the way of adapting.
-        held_out: Score the method's own classifier at the end on so many images of the task's validation split,
-            or on such an open task; None: not at all.
+        held_out: Score the method's own classifier at the end on so many images of the validation split of a
+            task given by name, or on an open task; None: not at all.
         device: ``"auto"`` (cuda if there is one, else cpu), or torch's name.
         attention: ``"sdpa"``, ``"eager"``, or ``"auto"``: the faster one, found by measurement.
         compile: Compile the passes of the visual tower.
@@ -105,9 +106,10 @@ def adapt_job(
         ZSRobustError: one line that says what is wrong; checkpoints are kept.
     """
     folder = Path(run)
+    check_kind(folder, "adapt")
     first = world().main
     say = say if first else silent
-    how = Recipe(**recipe)
+    how = Recipe.of(recipe)
     ball = Threat.parse(threat) if isinstance(threat, str) else threat
     attack = training_attack(ball, steps, step_size)
     learner = make_method(method, method_options or {})
@@ -115,6 +117,11 @@ def adapt_job(
     check(learner, how.labels)
     if isinstance(held_out, int) and held_out < 1:
         raise ConfigError(f"held_out must be at least 1, or null, not {held_out}")
+    if isinstance(held_out, int) and isinstance(task, Task):
+        raise ConfigError(
+            f"held_out={held_out} takes images of the validation split of a task that is given by name; "
+            f"beside the open task '{task.name}' give an open task"
+        )
     opened = partial(
         open_task, str(task), data=data, classes=list(classes) or None, templates=list(template) or None,
         select=list(select) or None,
@@ -132,7 +139,9 @@ def adapt_job(
     total = how.epochs * math.ceil(len(examples) / size) if isinstance(size, int) else None
 
     def adapted_by(**more: Any) -> Encoder:
-        rows = how.micro_batch or (size if isinstance(size, int) else ROWS)
+        rows = how.micro_batch or ROWS
+        if isinstance(size, int):
+            rows = rows_at_once(size, how.micro_batch, world().size)
         with tuned(
             [encoder], adapted_with(folder), rows=rows, attention="auto" if attention == "auto" else None,
             compile=compile, passes=how.precision, compiled="gradients",
@@ -143,7 +152,7 @@ def adapt_job(
 
     if done == total and finished:
         # Nothing is left to do, but another configuration in this folder must still be refused.
-        adapted = adapted_by(progress=False)
+        adapted = adapted_by(held_out=watched, progress=False)
         say(f"Finished before, nothing to do: {folder / MODEL}")
         return named_after(adapted, folder)
     images = f"{split}, {len(examples):,} images, {len(examples.class_names)} classes"
@@ -212,7 +221,7 @@ def _made(registry: Registry, name: str, options: Mapping[str, Any]) -> Any:
     known = [option for option in inspect.signature(build).parameters if option != "name"]
     for option in options:
         if option not in known:
-            raise UnknownName(f"{name} option", option, known)
+            raise UnknownName(f"{name} option", str(option), known)  # a YAML file may have a number there
     try:
         return build(**options)
     except TypeError:
@@ -246,10 +255,9 @@ def _last_metrics(folder: Path) -> str:
     if not lines:
         return "no step was left"
     last = json.loads(lines[-1])
-    return (
-        f"loss {last['loss']:.3g}; of the last batch {last['clean_accuracy']:.0%} right, "
-        f"{last['robust_accuracy']:.0%} under the training attack"
-    )
+    # Methods without an adversary do not say it.
+    robust = f", {last['robust_accuracy']:.0%} under the training attack" if "robust_accuracy" in last else ""
+    return f"loss {last['loss']:.3g}; of the last batch {last['clean_accuracy']:.0%} right{robust}"
 
 
 def evaluate_job(
@@ -325,6 +333,7 @@ def evaluate_job(
         ZSRobustError: one line that says what is wrong; records are kept.
     """
     check_images(save_images)
+    check_kind(Path(run), kind)
     say = say if world().main else silent
     balls = expand_threats([threat] if isinstance(threat, str) else threat, eps, space)
     given = [models] if isinstance(models, str) or not isinstance(models, Sequence) else list(models)

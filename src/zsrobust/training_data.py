@@ -50,6 +50,11 @@ def steps_of(images: int, epochs: int, batch_size: int) -> int:
     return epochs * math.ceil(images / batch_size)
 
 
+def rows_at_once(batch_size: int, micro_batch: int | None, processes: int) -> int:
+    """Images in the largest pass of a process: its part of a batch, or the pieces into which that is cut."""
+    return min(-(-batch_size // processes), micro_batch or batch_size)
+
+
 class Feed:
     """The parts of batches ``first`` … ``steps`` − 1, in order, some of them decoded ahead of the loop.
 

@@ -196,7 +196,7 @@ class Step:
         try:
             torch.autograd.backward(scaled)
         except Exception as error:
-            if not (ran_out(error) and last and not self.world.alone):
+            if not (ran_out(error) and last and isinstance(self.losses, DistributedDataParallel)):
                 raise
             # The others may have begun to add up: this step cannot be begun again by one of them.
             raise RunError(f"out of memory in the learner's pass; {self._advice(error)}") from None
@@ -224,14 +224,19 @@ class Step:
 
     @torch.no_grad()
     def measured(self, points: Tensor, part: Part) -> dict[str, float]:
-        """Zero-shot accuracy on the whole batch, clean and under the training attack, whatever the loss is."""
+        """Zero-shot accuracy on the whole batch, clean and under the training attack, whatever the loss is.
+
+        There is no ``robust_accuracy`` where nothing attacked these images: the method has no adversary, or the
+        adversary began at views that are not the images.
+        """
+        attacked = self.method.adversarial and self.method.views(part.pixels, part.keys) is part.pixels
         right = torch.zeros(2, device=self.device)
         for first, end in self._pieces(len(points)):
             with autocast(self.device, self.how.precision):
-                for i, pixels in enumerate((part.pixels[first:end], points[first:end])):
-                    right[i] += self.learner.logits(pixels).argmax(1).eq(part.truth[first:end]).sum()
+                for i, pixels in enumerate((part.pixels, points) if attacked else (part.pixels,)):
+                    right[i] += self.learner.logits(pixels[first:end]).argmax(1).eq(part.truth[first:end]).sum()
         clean, robust = (total(right if part.share.counts else 0 * right) / part.share.of).tolist()
-        return {"clean_accuracy": clean, "robust_accuracy": robust}
+        return {"clean_accuracy": clean} | ({"robust_accuracy": robust} if attacked else {})
 
     def distribute(self, part: Part) -> None:
         """From here on gradients are averaged over the processes; ``part`` is any part of a batch.
@@ -240,7 +245,7 @@ class Step:
         stop, and one that looks for them in every step is slower.
         """
         batch = self.prepared(part)
-        with autocast(self.device, self.how.precision):
+        with autocast(self.device, self.how.precision), self._sparing():
             if not self.method.compares():
                 batch = batch.rows(0, 1)
             losses = self.losses(batch.pixels, batch).sum()

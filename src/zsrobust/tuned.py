@@ -47,11 +47,15 @@ LONG = 10.0
 def best_attention(encoder: Encoder, *, rows: int, passes: Passes = "float32") -> str:
     """The fastest attention for ``rows`` images a pass, forward and back to the pixels; ``"sdpa"`` where it is close.
 
-    Medians of passes that take turns. The encoder is left as it was.
+    Medians of passes that take turns; where memory runs out, of half as many images. The encoder is left as it was.
     """
-    model = switches.inside(encoder)
-    if model is None:
+    if switches.inside(encoder) is None:
         return switches.OWN
+    return _that_fit(lambda fewer: _fastest(encoder, fewer, passes), rows, encoder)
+
+
+def _fastest(encoder: Encoder, rows: int, passes: Passes) -> str:
+    model: Any = switches.inside(encoder)
     taken: dict[str, list[float]] = {attention: [] for attention in ATTENTIONS}
     with switches.as_before([encoder]), seeded(0):
         pixels = _noise(encoder, rows)
@@ -83,7 +87,7 @@ def best_rows(encoder: Encoder, *, passes: Passes = "float32") -> int:
         room = _room(device_of(encoder)) // max(1, needed)
         speeds = _speeds(encoder, noise, passes, most=min(MOST, room))
     if not speeds:
-        raise ConfigError(f"not one image fits into memory in a pass of {encoder.name}: use a smaller model")
+        raise _no_room(encoder)
     return min(rows for rows, speed in speeds.items() if speed >= (1 - GAIN) * max(speeds.values()))
 
 
@@ -112,6 +116,23 @@ def _speeds(encoder: Encoder, noise: Tensor, passes: Passes, *, most: int) -> di
             break
         rows *= 2
     return found
+
+
+def _that_fit(work: Callable[[int], T], rows: int, encoder: Encoder) -> T:
+    """What ``work`` gives for ``rows``, or for half as many and so on where memory runs out."""
+    while rows:
+        try:
+            return work(rows)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        rows //= 2
+        release(device_of(encoder))
+    raise _no_room(encoder)
+
+
+def _no_room(encoder: Encoder) -> ConfigError:
+    return ConfigError(f"not one image fits into memory in a pass of {encoder.name}: use a smaller model")
 
 
 def _noise(encoder: Encoder, rows: int) -> Tensor:
@@ -245,10 +266,11 @@ def tuned(
 
 def _compile(encoders: Sequence[Encoder], which: str, rows: int, passes: Passes) -> None:
     """Switches it on, and tries it before anything is stored: where it fails once, everybody goes on without."""
+    arithmetic: Passes = "lowered" if which == "lowered" else passes
     for encoder in encoders:
         switches.set_compiled(encoder, which)
         with seeded(0):
-            _pass(encoder, _noise(encoder, rows), "lowered" if which == "lowered" else passes)
+            _that_fit(lambda fewer: _pass(encoder, _noise(encoder, fewer), arithmetic), rows, encoder)  # noqa: B023
     failed = sum(not switches.compiled([encoder]) for encoder in encoders)
     if float(total(torch.tensor(float(failed)))):
         for encoder in encoders:

@@ -95,3 +95,21 @@ def reference(name: str, learner: Learner, points: Tensor, pixels: Tensor, label
         return distance + 0.3 * kl(scale * unit(anchors) @ texts.T, logits) + scale * apart
     assert name == "tecoa"
     return nll(logits, labels)
+
+
+def climbed(name: str, learner: Learner, points: Tensor, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Per-example values that the adversary climbs where they are not the learner's losses, at default options."""
+    scale, texts = learner.encoder.logit_scale, learner.head.embeddings
+    features, clean = learner.encoder.encode_pixels(points), learner.encoder.encode_pixels(pixels)
+    logits = scale * unit(features) @ texts.T
+    if name == "trades":
+        return kl(scale * unit(clean) @ texts.T, logits)
+    if name == "sim-clip":
+        return ((features - clean) ** 2).sum(1)
+    if name == "dual":
+        with torch.no_grad():
+            anchors = learner.original.encode_pixels(pixels)
+        distance = scale * (1 - (unit(features) * unit(anchors)).sum(1))
+        return distance + 0.3 * kl(scale * unit(anchors) @ texts.T, logits)
+    assert name in ("clean", "mart", "pmg-aft", "tga-zsr")
+    return nll(logits, labels)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.fakes import CLASSES, Toy, task
-from tests.methods.references import nll, reference
+from tests.methods.references import climbed, nll, reference
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -91,6 +91,30 @@ def test_adversary_and_learner_agree(name: str, clip: HuggingFaceEncoder) -> Non
     learner, batch, points = prepared(name, clip)
     method: Method = METHODS[name]()
     torch.testing.assert_close(method.inner(learner, points, batch), method.outer(learner, points, batch))
+
+
+@pytest.mark.parametrize("name", ["clean", "dual", "mart", "pmg-aft", "sim-clip", "tga-zsr", "trades"])
+def test_the_adversary_climbs_what_its_equation_says(name: str, clip: HuggingFaceEncoder) -> None:
+    # The model is not the original any more: which of them a method compares with makes a difference.
+    method: Method = METHODS[name]()
+    adapted, draw = clip.copy(), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in (p for _, p in adapted.visual_parameters()):
+            weight.add_(0.02 * torch.randn(weight.shape, generator=draw))
+    head = TextHead.build(clip, tuple(f"class {n}" for n in range(9)), TEMPLATES)
+    learner, truth = Learner(adapted, clip, head), torch.tensor([8, 0, 0, 1])
+    pixels, points = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batch = targets.prepare(learner, method, pixels, truth, "true" if method.labelled else "none")
+
+    points.requires_grad_(True)
+    found = method.inner(learner, points, batch)
+    (slope,) = torch.autograd.grad(found.sum(), points)
+    exactly = points.detach().double().requires_grad_(True)
+    expected = climbed(name, exact(learner), exactly, pixels.double(), truth)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), exactly)
+    torch.testing.assert_close(found.detach().double(), expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(slope.double(), expected_slope, rtol=1e-3, atol=1e-4 * float(expected_slope.abs().max()))
+    assert float(expected_slope.abs().max()) > 1e-4
 
 
 def prepared(name: str, clip: HuggingFaceEncoder, labels: targets.Labels = "true") -> tuple[Learner, Batch, Tensor]:

@@ -20,6 +20,12 @@ class AdaptOptions(AdaptSettings):
     the configuration, checkpoints, metrics and at last the model. The same command again goes on where it stopped.
     """
 
+    ema: float | None = None
+    """The result is an exponential moving average of the weights with this decay, between 0 and 1. null: it is the
+    weights after the last step."""
+    soup: int | None = None
+    """The result is the mean of the weights at so many evenly spaced steps of the second half of the run, the last one
+    among them; at least 2. null: it is not."""
     run: str | None = field(default=None, metadata=also("out"))
     """Run folder. null: one in runs/, named after model, method and task."""
     device: str = "auto"
@@ -40,6 +46,8 @@ COMMAND = Command(
     ),
 )
 
+_LATER = {"ema": None, "soup": None}
+"""As :data:`zsrobust.cli.naming.LATER`, of this command alone."""
 _NOT_IN_NAME = ("run", "device", "tensorboard", "checkpoint_every", "log_every")
 
 
@@ -49,7 +57,7 @@ def run(options: AdaptOptions) -> None:
     from zsrobust.recipe import LATER as LATER_IN_RECIPES
 
     plain = asdict(options)
-    later = LATER | LATER_IN_RECIPES
+    later = LATER | LATER_IN_RECIPES | _LATER
     fixed = {name: value for name, value in plain.items() if name not in _NOT_IN_NAME and later.get(name, ...) != value}
     folder = run_folder(plain.pop("run"), [options.model, options.method, options.task], fixed)
     try:
@@ -59,6 +67,7 @@ def run(options: AdaptOptions) -> None:
     words = ["evaluate", options.model, str(folder), "--tasks", options.task, "--threat", options.threat]
     for name, given in (("classes", options.classes), ("select", options.select)):
         words += [f"--{name}", ",".join(given)] if given else []
+    words += ["--data", options.data] if options.data is not None else []
     words += [word for template in options.template for word in ("--template", template)]
     print(f"Next   zsrobust {shlex.join(words)}")
 
