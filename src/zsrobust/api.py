@@ -19,11 +19,12 @@ from zsrobust.attacks.suites import Suite
 from zsrobust.distributed import broadcast, world
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
-from zsrobust.evaluation import BATCH_SIZE, Watcher, device_of
+from zsrobust.evaluation import BATCH_SIZE, Attacked, Watcher, device_of
 from zsrobust.models import load_model
 from zsrobust.passes import ROWS
 from zsrobust.pictures import ImageExporter, draw
 from zsrobust.recording import describe_model, evaluate_into, settings
+from zsrobust.records import CLEAN
 from zsrobust.report import Run, Summary, load_run, summarise, write
 from zsrobust.run_folder import ReadOnly, RunFolder
 from zsrobust.tasks import Task, task
@@ -39,10 +40,12 @@ class Evaluation:
     Attributes:
         run: What was asked and measured.
         summary: Accuracies with intervals, as in ``summary.json``.
+        images: How many adversarial images were saved now.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, images: int = 0) -> None:
         self.run = run
+        self.images = images
         self.summary: Summary = summarise([run])
 
     def __str__(self) -> str:
@@ -93,7 +96,7 @@ def evaluate(
         mode: Of attacks given by name; see :data:`zsrobust.attacks.options.Mode`.
         limit: Examples of each task, stratified; None: all. Larger than the run's before: what is there stays.
         seed: Of the subset and of the attacks' random numbers; several: each is run, on the subset of the first.
-        split: ``"test"``, ``"validation"`` or ``"train"``.
+        split: Of tasks given by name: ``"test"``, ``"validation"`` or ``"train"``.
         run: Folder for the records and the report; an evaluation that was interrupted goes on. None: nothing is kept.
         steps: Of attacks given by name that have such an option and do not set it; None: their default.
         step_size: Likewise, in pixel range [0, 1] units.
@@ -105,12 +108,13 @@ def evaluate(
             (:func:`zsrobust.tuned.best_rows`), or what the run has.
         attention: ``"auto"``: the faster one, found by measurement, or what the run has. None: as the encoders have it.
         compile: Compile the bfloat16 passes (:mod:`zsrobust.encoders.compiling`).
-        data: Folder in which tasks look for local data.
-        classes: Names for the prompts, of one task; see :func:`zsrobust.task`. Empty: the task's own.
+        data: Folder in which tasks given by name look for local data.
+        classes: Names for the prompts, of one task given by name; see :func:`zsrobust.task`. Empty: the task's own.
         templates: Prompt templates with one ``{}`` each. Empty: the tasks' own.
         select: Only these classes. Empty: all.
         on_bad_image: ``"stop"``, or ``"skip"``: unreadable images are counted and listed.
-        save_images: Folder for all adversarial images; not with several processes.
+        save_images: Folder for the adversarial images that are computed now; not with several processes. What the run
+            has already is not attacked again.
         pictures: Draw one example of each task for the HTML report; needs ``run``.
         config: Text to keep as ``config.yaml`` of the run.
         kind: What made the run.
@@ -153,25 +157,50 @@ def evaluate(
         folder = begun or ReadOnly(path, header, settings=fixed)
         if config is not None and not (folder.path / "config.yaml").exists():
             folder.write_config(config)
-        watch = ImageExporter(save_images) if save_images is not None else None
+        watch = _Saved(Path(save_images).expanduser(), folder) if save_images is not None else None
         _measure(folder, encoders, chosen, searches, seeds=seeds, batch_size=batch_size, watch=watch)
+        if watch is not None:
+            watch.tell()
         if config is not None:
             folder.write_config(config)
         if pictures and me.main:
             draw(folder, encoders, chosen, strongest(searches), seed=seeds[0])
-        mine = Evaluation(load_run(path)) if me.main else None
+        mine = Evaluation(load_run(path), images=watch.count if watch is not None else 0) if me.main else None
         if mine is not None and run is not None:
             write(mine.summary, Path(path))
         found = broadcast(mine.run if mine is not None else None)
         return mine or Evaluation(cast(Run, found))
 
 
+class _Saved:
+    """Saves adversarial images, and says so where these are not all that the run has."""
+
+    def __init__(self, place: Path, run: RunFolder) -> None:
+        self.count = 0
+        self._export = ImageExporter(place)
+        self._begun = any(record.attack != CLEAN for record in run.records.read())
+
+    def __call__(self, attacked: Attacked) -> None:
+        self._export(attacked)
+        self.count += len(attacked.indices)
+
+    def tell(self) -> None:
+        """Warns of images that were not attacked now."""
+        before = "; what the run had before is not attacked again: use another run folder for all images"
+        if not self.count:
+            warnings.warn(f"save_images: no image was written{before if self._begun else ''}", stacklevel=3)
+        elif self._begun:
+            warnings.warn(f"save_images: {self.count:,} images were written{before}", stacklevel=3)
+
+
 def check_images(save_images: str | Path | None) -> None:
     """Whether images can be kept.
 
     Raises:
-        ConfigError: by several processes they cannot.
+        ConfigError: by several processes they cannot, nor in what is no folder.
     """
+    if save_images is not None and Path(save_images).expanduser().is_file():
+        raise ConfigError(f"save_images {save_images} is a file; name a folder")
     if save_images is not None and not world().alone:
         raise ConfigError(
             "save_images is for one process: run without it, then the same command in one process into another folder"
@@ -251,17 +280,28 @@ def resolve_tasks(
 
     ``"a,b"`` is two.
 
+    All but ``limit`` and its ``seed`` are for tasks given by name or path: an open task has its split and data.
     ``classes``, ``templates`` and ``select`` are those of :func:`zsrobust.task` where they are not empty; the templates
     are for all tasks, the class names for one.
 
     Raises:
-        ConfigError: no task, the same name twice, or class names for several tasks.
+        ConfigError: no task, the same name twice, class names for several tasks, or an open task with ``classes``,
+            ``templates``, ``select`` or ``on_bad_image``, which are for opening one.
         DataError: data that is missing or broken.
     """
     given = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     parts: list[str | Task] = []
     for one in given:
         parts += [s.strip() for s in one.split(",") if s.strip()] if isinstance(one, str) else [one]
+    wanted = {
+        "classes": classes, "templates": templates, "select": select, "on_bad_image": on_bad_image != "stop",
+    }  # fmt: skip
+    ignored = [name for name, value in wanted.items() if value]
+    if opened := [part.name for part in parts if isinstance(part, Task) and ignored]:
+        raise ConfigError(
+            f"{' and '.join(ignored)} cannot change task '{opened[0]}', which is open already: give its name, or open "
+            "it with zsrobust.task(…)"
+        )
     found: list[Task] = []
     for part in parts:
         if isinstance(part, Task):

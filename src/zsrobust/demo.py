@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.api import Evaluation
-from zsrobust.encoders.huggingface import HuggingFaceEncoder
+from zsrobust.encoders import switches
 from zsrobust.errors import RunError
 from zsrobust.jobs import adapt_job, evaluate_job
 from zsrobust.models import load_model
@@ -36,16 +36,17 @@ def demo(*, run: Path, adapt: Mapping[str, Any], evaluate: Mapping[str, Any], fr
     if fresh:
         _clear(run)
     start = time.monotonic()
-    base = load_model(str(adapt["model"]), device=str(adapt["device"]))
+    attention = str(evaluate["attention"])
+    base = load_model(str(adapt["model"]), device=str(adapt["device"]), attention=attention)
     threat, attacks = ", ".join(evaluate["threat"]), ", ".join(evaluate["attacks"])
     print(f"1/3  Evaluate {base.name}: {len(evaluate['tasks'])} tasks, clean and under {attacks} within {threat}")
     evaluate_job(models=[base], run=run, kind="demo", **evaluate)
     print(f"2/3  Adapt it: {adapt['method']} on {adapt['task']} against PGD-{adapt['steps']} within {adapt['threat']}")
-    adapted = adapt_job(run=run / ADAPTED, **adapt)
-    assert isinstance(adapted, HuggingFaceEncoder)
+    adapted: Any = adapt_job(run=run / ADAPTED, **adapt)
     adapted.name = f"{base.name}+{adapt['method']}"
     # Kernels for training in bf16 and for a verdict in float32 are chosen apart; both models are judged by the same.
-    adapted.set_attention(str(evaluate["attention"]))
+    if (model := switches.inside(adapted)) is not None:
+        model.set_attention("sdpa" if attention == "auto" else attention)  # the evaluation finds what auto is
     print(f"3/3  Evaluate {adapted.name}")
     evaluation = evaluate_job(models=[base, adapted], run=run, kind="demo", pictures=True, **evaluate)
     terminal(evaluation.summary)

@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,34 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
 
 
+def check_kind(path: Path, kind: str) -> None:
+    """Whether a folder has room for what this command writes: nothing of another command's is in it.
+
+    Args:
+        path: The folder; it need not exist.
+        kind: What is to be written, as ``run.json`` says it; ``"adapt"``.
+
+    Raises:
+        RunError: it holds the run of another command.
+    """
+    found = _kinds(path)
+    if found and kind not in found:
+        raise RunError(
+            f"{path} holds a run of '{found[0]}', which '{kind}' would overwrite in part: name another folder"
+        )
+
+
+def _kinds(path: Path) -> list[str]:
+    """What wrote into a folder, as far as there is something to protect."""
+    found = []
+    if any((path / name).exists() for name in ("records.jsonl", "found.jsonl")):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # whoever goes on with it says what is wrong with it
+            found.append(str(json.loads((path / "run.json").read_text(encoding="utf-8"))["kind"]))
+    if any((path / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+        found.append("adapt")
+    return found
+
+
 def versions() -> dict[str, str]:
     """Versions that a result may depend on."""
     own = {"python": platform.python_version(), "zsrobust": zsrobust.__version__}
@@ -72,7 +100,7 @@ class RunFolder:
         settings: What must be the same when the run is resumed: precision, rows of a forward pass, space …
 
     Raises:
-        RunError: not writable, not a run folder, or made with other settings.
+        RunError: not writable, not a run folder, another command's, or made with other settings.
     """
 
     _held = False
@@ -80,6 +108,7 @@ class RunFolder:
     def __init__(self, path: str | Path, *, kind: str, settings: Mapping[str, object]) -> None:
         self.path = Path(path)
         self.records = RecordFile(self.path / "records.jsonl")
+        check_kind(self.path, kind)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         fresh: dict[str, Any] = {

@@ -47,6 +47,18 @@ def test_fresh_demo(zsrobust: Zsrobust, command: list[object]) -> None:
     assert json.loads(Path("d/run.json").read_text())["seeds"] == [1]
 
 
+@pytest.mark.parametrize("attention", ["eager", "auto"])
+def test_demo_adapts_a_prompt_and_takes_any_attention(
+    zsrobust: Zsrobust, command: list[object], attention: str
+) -> None:
+    way = ["--adapt.tuning", "token-prompt"] if attention == "eager" else ["--adapt.tuning", "full"]
+    result = zsrobust(*command, *way, "--evaluate.attention", attention)
+    assert (result.status, result.error) == (0, "")
+    header = json.loads(Path("d/run.json").read_text())
+    assert [model["name"] for model in header["models"]] == ["random-clip", "random-clip+tecoa"]
+    assert header["attention"] in (["eager"] if attention == "eager" else ["eager", "sdpa"])
+
+
 def test_demo_with_another_configuration(zsrobust: Zsrobust, refused, command: list[object]) -> None:  # type: ignore[no-untyped-def]
     zsrobust(*command)
     assert "d was started with another configuration" in refused(*command, "--evaluate.limit", "3")

@@ -167,12 +167,48 @@ def test_own_folder_with_names_and_template(zsrobust: Zsrobust, photos: Path, ra
         "--attacks", "pgd:1", "--save-images", "images", "--pictures", "--run", "e",
     )  # fmt: skip
     assert (result.status, result.error) == (0, "")
+    assert f"Images   images ({len(list(Path('images').rglob('*.png')))} of them now)\n" in result.out
     (task,) = json.loads(Path("e/run.json").read_text())["tasks"]
     assert task["class_names"] == ["a cat", "a dog", "a fox"]
     assert task["templates"] == ["{}, yes"]
     assert Path("e/pictures/index.json").exists()
     right = json.loads(Path("e/summary.json").read_text())["rows"][0]["clean"] * task["n"]
     assert len(list(Path("images").rglob("*.png"))) == round(right) > 0
+
+
+def test_images_of_what_was_attacked_before_are_not_promised(zsrobust: Zsrobust, evaluate_command: Command) -> None:
+    zsrobust(*evaluate_command, "--limit", "6", "--run", "e")
+    rest = "what the run had before is not attacked again: use another run folder for all images"
+    with pytest.warns(UserWarning, match=f"^save_images: no image was written; {rest}$"):
+        again = zsrobust(*evaluate_command, "--limit", "6", "--run", "e", "--save-images", "images")
+    assert (again.status, "Images " in again.out, Path("images").exists()) == (0, False, False)
+    with pytest.warns(UserWarning, match=rf"^save_images: \d images were written; {rest}$"):
+        more = zsrobust(*evaluate_command, "--run", "e", "--save-images", "images")
+    count = len(list(Path("images").rglob("*.png")))
+    assert f"Images   images ({count} of them now)" in more.out
+
+
+def test_images_into_a_file(refused: Refused, evaluate_command: Command) -> None:
+    Path("file").write_text("")
+    assert refused(*evaluate_command, "--save_images", "file").startswith("save_images file is a file; name a folder")
+
+
+def test_a_command_leaves_the_run_of_another_one_alone(
+    zsrobust: Zsrobust, refused: Refused, adapt_command: Command, evaluate_command: Command, pets: Path
+) -> None:
+    zsrobust(*adapt_command, "--epochs", 1)
+    zsrobust(*evaluate_command, "--run", "e")
+    kept = {path: path.read_bytes() for name in ("adapted", "e") for path in Path(name).rglob("*") if path.is_file()}
+    model, would = evaluate_command[1], "would overwrite in part: name another folder"
+    assert refused(*adapt_command, "--run", "e") == f"e holds a run of 'evaluate', which 'adapt' {would}"
+    assert refused(*evaluate_command, "--run", "adapted") == f"adapted holds a run of 'adapt', which 'evaluate' {would}"
+    for folder, kind in (("adapted", "adapt"), ("e", "evaluate")):
+        line = f"{folder} holds a run of '{kind}', which 'corruptions' {would}"
+        assert refused("corruptions", model, "--tasks", pets, "--limit", 6, "--run", folder) == line
+        line = f"{folder} holds a run of '{kind}', which 'retrieval' {would}"
+        assert refused("retrieval", model, "--captions", "world", "--limit", 4, "--run", folder) == line
+    there = {path for name in ("adapted", "e") for path in Path(name).rglob("*") if path.is_file()}
+    assert {path: path.read_bytes() for path in there} == kept
 
 
 def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refused, evaluate_command: Command) -> None:
@@ -197,7 +233,7 @@ def test_evaluate_with_another_configuration(zsrobust: Zsrobust, refused: Refuse
         (["--seed", "-1"], "seed must be at least 0, not -1"),
         (["--split", "tset"], "unknown split"),
         (["--template", "no braces"], "templates: the template 'no braces' needs exactly one {}"),
-        (["--classes", "a,b"], ""),
+        (["--classes", "a,b"], "class names given: 2, but "),
     ],
 )
 def test_evaluate_refuses(refused: Refused, evaluate_command: Command, options: list[str], line: str) -> None:
@@ -308,9 +344,11 @@ def test_full_disk_while_evaluating(
     with files_of_at_most(3000):
         line = refused(*command)
     assert line.startswith("cannot write e/")
-    kept = Path("e/records.jsonl").read_text() if Path("e/records.jsonl").exists() else ""
+    kept = Path("e/records.jsonl").read_text()
+    assert kept.endswith("\n"), "a batch that was written before the disk was full must stay"
     assert zsrobust(*command).status == 0
     assert Path("e/records.jsonl").read_text().startswith(kept)
+    assert json.loads(Path("e/summary.json").read_text())["rows"][0]["n"] == 12
 
 
 def test_run_folder_that_cannot_be_made(refused: Refused, evaluate_command: Command, adapt_command: Command) -> None:
@@ -334,12 +372,14 @@ def test_unfinished_run_is_no_model(refused: Refused, evaluate_command: Command)
 
 def test_report(zsrobust: Zsrobust, evaluate_command: Command) -> None:
     zsrobust(*evaluate_command, "--run", "e")
+    first = {path.name: path.read_bytes() for path in Path("e").iterdir() if path.is_file()}
     Path("e/report.html").unlink()
     result = zsrobust("report", "e")
     assert result.status == 0
     assert Path("e/report.html").exists()
     assert zsrobust("report", "e", "--out", "elsewhere").status == 0
-    assert Path("elsewhere/summary.json").exists()
+    for name in ("summary.json", "report.md", "report.html"):
+        assert Path("elsewhere", name).read_bytes() == Path("e", name).read_bytes() == first.get(name, b"gone"), name
 
 
 def pixels(file: str | Path) -> NDArray[np.int64]:
@@ -355,8 +395,14 @@ def test_attack(zsrobust: Zsrobust, random_clip_folder: Path, photos: Path) -> N
     assert "(the model's own answer to the unchanged image)" in result.out
     assert "Verdict" in result.out
     assert "saved as an 8-bit file:" in result.out
-    assert abs(pixels("x.png") - pixels(image)).max() <= 4
-    assert pixels("x-perturbation.png").shape == (16, 16, 3)
+    change = pixels("x.png") - pixels(image)
+    assert change.shape == (16, 16, 3)
+    # A sign step goes to the border of the ball nearly everywhere; nothing may lie beyond.
+    assert abs(change).max() == 4
+    assert (abs(change) == 4).mean() > 0.5
+    assert "Wrote    x-perturbation.png (the change, 31 times magnified)\n" in result.out
+    shown = pixels("x-perturbation.png") - 127.5
+    assert abs(shown - 31 * change).max() <= 16  # half a level of rounding in the image, 31 times magnified
 
 
 def test_attack_towards_a_target(zsrobust: Zsrobust, random_clip_folder: Path, photos: Path) -> None:
@@ -377,17 +423,26 @@ def test_attack_towards_a_target(zsrobust: Zsrobust, random_clip_folder: Path, p
         (["--label", "a cat", "--target", "a cat"], "the target 'a cat' is the label itself"),
         (["--out", "x.jpg"], "--out x.jpg must end in .png"),
         (["--threat", "linf:4"], "ε = 4 is ambiguous: did you mean 4/255?"),
-        (["--out", "file/x.png"], "cannot write file/x.png"),
+        (["--out", "file/x.png"], "--out file/x.png cannot be written: "),
+        (["--out", "photos/folder.png"], "--out photos/folder.png is a folder; name a file in it"),
+        (["--out", "photos/cat/0.png"], "--out photos/cat/0.png would overwrite the image itself (photos/cat/0.png)"),
+        (["--out", "link.png"], "--out link.png would overwrite the image itself (link.png)"),
+        (["--out", "same.png"], "--out same.png would overwrite the image itself (same-perturbation.png)"),
     ],
 )
 def test_attack_refuses(
     refused: Refused, random_clip_folder: Path, photos: Path, options: list[str], line: str
 ) -> None:
     (photos.parent / "file").write_text("")
+    (photos / "folder.png").mkdir()
+    for name in ("link.png", "same-perturbation.png"):
+        (photos.parent / name).symlink_to(photos / "cat" / "0.png")
+    before = (photos / "cat" / "0.png").read_bytes()
     words = [photos / "cat" / "0.png", "--labels", "a cat, a dog", "--template", "{}", "--model", random_clip_folder]
     if options[0] == "--labels":
         words[1:3] = []
     assert refused("attack", *words, "--attack", "fgsm", *options).startswith(line)
+    assert (photos / "cat" / "0.png").read_bytes() == before
 
 
 def test_attack_on_what_is_no_image(refused: Refused, random_clip_folder: Path, tmp_path: Path) -> None:

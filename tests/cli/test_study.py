@@ -49,11 +49,12 @@ def test_plan_then_results_then_nothing_to_do(zsrobust: Zsrobust, recipe: Path) 
 
 
 def test_a_part_and_then_the_rest(zsrobust: Zsrobust, recipe: Path) -> None:
-    part = zsrobust("study", recipe, "--jobs", "1", "--only", "loss=clean", "--seeds", "2", "--adapt.lr", "1e-4")
+    command = ("study", recipe, "--jobs", "1", "--only", "loss=clean", "--evaluate.on_bad_image", "skip")
+    part = zsrobust(*command, "--seeds", "2", "--adapt.lr", "1e-4")
     assert part.status == 0
     cells = json.loads(Path("runs/studies/small/cells.json").read_text())
     assert [(cell["levels"], cell["seed"]) for cell in cells["cells"]] == [({"loss": "clean"}, 2)]
-    rest = zsrobust("study", recipe, "--jobs", "1", "--only", "loss=clean", "--dry_run")
+    rest = zsrobust(*command, "--dry_run")
     assert "1 cells to have, 0 of them there" in rest.out
     assert "1 runs of seed 0 on 6 held-out images, 1 of them there" in rest.out
     assert "To do    0 adaptations and 1 evaluation, by this process" in rest.out
@@ -77,6 +78,14 @@ def test_interrupted(zsrobust: Zsrobust, recipe: Path, monkeypatch: pytest.Monke
         (["small.yaml", "--only", "los=clean"], "--only: unknown axis 'los'; did you mean 'loss'?"),
         (["small.yaml", "--only", "loss"], "--only loss is not of the form AXIS=LEVEL"),
         (["small.yaml", "--adapt.epoch", "3"], "small: adapt: unknown option of adapt 'epoch'; did you mean 'epochs'?"),
+        (["small.yaml", "--evaluate.rows", "0"], "small: evaluate: rows must be at least 1, not 0"),
+        (["small.yaml", "--evaluate.batch_size", "-2"], "small: evaluate: batch_size must be at least 1, not -2"),
+        (
+            ["small.yaml", "--only", "loss=clean", "--only", " loss = TeCoA"],
+            "--only names the axis 'loss' twice (clean, TeCoA): a command takes one level of an axis",
+        ),
+        (["small.yaml", "--document", "."], "--document . is a folder; name a file in it"),
+        (["small.yaml", "--document", "small.yaml/a.md"], "--document small.yaml/a.md cannot be written: "),
         (["small.yaml", "--jobs", "0"], "jobs must be at least 1, not 0"),
         (["small.yaml", "small.yaml"], "study 'small' is given twice"),
         ([], "no study given: zsrobust study RECIPE"),

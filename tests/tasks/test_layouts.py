@@ -63,6 +63,41 @@ def test_a_split_that_is_not_there(tmp_path):
         task(tmp_path / "p", split="train")
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_splits_beside_other_folders_are_not_read_as_classes(tmp_path, flat):
+    below = {"": 1} if flat else {"cat": 1, "dog": 1}
+    for folder in ("train", "test", "unlabelled"):
+        write_folder(tmp_path / "pets", {f"{folder}/{name}": count for name, count in below.items()})
+    line = (
+        r"pets has folders named after splits \(test, train\) beside others \(unlabelled\): move the others elsewhere"
+    )
+    for split in ("test", "train"):
+        with pytest.raises(DataError, match=line):
+            task(tmp_path / "pets", split=split)
+
+
+def test_one_split_beside_another_folder(tmp_path):
+    write_folder(tmp_path / "pets", {"train/cat": 1, "train/dog": 1, "extra/cat": 1})
+    with pytest.raises(DataError, match=r"named after splits \(train\) beside others \(extra\)"):
+        task(tmp_path / "pets", split="train")
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    write_folder(tmp_path / "vehicles", {"bus": 1, "train": 2})
+    assert task(tmp_path / "vehicles").class_names == ("bus", "train")
+
+
+def test_images_in_no_class_folder_are_told(tmp_path):
+    write_folder(tmp_path / "pets", {"train/cat": 1, "test/cat": 1})
+    for place in (tmp_path / "pets" / "a.png", tmp_path / "pets" / "test" / "b.png"):
+        place.write_bytes(png(0))
+    with pytest.warns(UserWarning, match="images in no class folder are left out: ") as told:
+        assert len(task(tmp_path / "pets")) == 1
+    assert [str(one.message).rpartition(" ")[2] for one in told] == ["a.png", "b.png"]
+    with pytest.warns(UserWarning, match="left out: a.png"):
+        assert len(task(tmp_path / "pets", split="train")) == 1
+
+
 def test_only_images_count_and_the_rest_is_told(tmp_path):
     folder = write_folder(tmp_path / "pets", {"cat": 1, "dog": 1})
     (folder / "cat" / "deeper").mkdir()
@@ -273,6 +308,12 @@ def test_a_file_that_datasets_wrote(tmp_path):
     opened = task(tmp_path / "x.parquet")  # the columns are called picture and kind; their types tell
     assert (opened.class_names, opened.labels.tolist()) == (("owl", "wren"), [1, 0, 1])
     shows(opened, range(3))
+
+
+def test_a_label_without_a_name_is_told_with_its_row(tmp_path):
+    file = write_parquet(tmp_path / "x.parquet", [0, 1, 3, 7], names=["a", "b"])
+    with pytest.raises(DataError, match="row 2 has the label 3, but there are only 2 class names"):
+        task(file)
 
 
 def test_a_broken_parquet_file(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.cli.outputs import file_to_write
 from zsrobust.errors import ConfigError
 
 
@@ -76,6 +77,8 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--out {options.out} must end in .png: other formats would change the pixels again")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} must not be negative")
+    image = Path(options.image).expanduser()
+    out, beside = _places(options.out, image)
     from zsrobust.api import resolve_attacks
     from zsrobust.cli.attack_words import tell, write
     from zsrobust.models import load_model, what_was_found
@@ -100,7 +103,7 @@ def run(options: AttackOptions) -> None:
     if told := what_was_found(encoder):
         print(told)
     found = attack_image(
-        options.image,
+        image,
         encoder,
         options.labels,
         attack,
@@ -110,9 +113,23 @@ def run(options: AttackOptions) -> None:
         seed=options.seed,
         source=partial(load_model, device=options.device),
     )
-    files = write(found, Path(options.out).expanduser())
+    files = write(found, out, beside)
     print(f"Image    {options.image}, {found.image.shape[0]}x{found.image.shape[1]} pixels ({found.geometry})")
     print(f"Model    {encoder.name}")
     tell(found, attack, own_label=options.label is None)
     for file, words in files:
         print(f"Wrote    {file} ({words})")
+
+
+def _places(given: str, image: Path) -> tuple[Path, Path]:
+    """The two files to write: the adversarial image, and beside it the change.
+
+    Raises:
+        ConfigError: one of them cannot be written, or is the image itself, also by another name.
+    """
+    out = file_to_write("--out", given)
+    places = out, out.with_name(f"{out.stem}-perturbation.png")
+    for place in places:
+        if place.exists() and image.exists() and place.samefile(image):
+            raise ConfigError(f"--out {given} would overwrite the image itself ({place}); name another file")
+    return places

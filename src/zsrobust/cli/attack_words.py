@@ -15,9 +15,8 @@ from zsrobust.pictures import png
 from zsrobust.run_folder import write_atomically
 
 
-def write(found: Attacked, out: Path) -> list[tuple[Path, str]]:
+def write(found: Attacked, out: Path, beside: Path) -> list[tuple[Path, str]]:
     """The two PNG files, each with what it is."""
-    beside = out.with_name(f"{out.stem}-perturbation.png")
     write_atomically(out, png(found.image))
     write_atomically(beside, png(found.perturbation))
     return [(out, "the adversarial image"), (beside, f"the change, {found.magnification:.0f} times magnified")]

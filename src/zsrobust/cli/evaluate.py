@@ -27,7 +27,8 @@ class EvaluateOptions(EvaluateSettings):
     pictures: bool = False
     """Show one attacked image of each task in the HTML report."""
     save_images: str | None = None
-    """Folder for every adversarial image, as PNG. null: they are not kept."""
+    """Folder for every adversarial image that is computed, as PNG; what the run has already is not computed again.
+    null: they are not kept."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1 or mps."""
 
@@ -66,7 +67,7 @@ def run(options: EvaluateOptions) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on where it stopped") from None
     terminal(evaluation.summary)
-    if options.save_images is not None:
-        print(f"Images   {options.save_images}")
+    if evaluation.images:
+        print(f"Images   {options.save_images} ({evaluation.images:,} of them now)")
     print(f"Summary  {folder / 'summary.json'}")
     print(f"Report   {folder / 'report.html'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.errors import ConfigError
@@ -33,4 +34,4 @@ def run(options: ReportOptions) -> None:
         raise ConfigError("no run given: zsrobust report RUN (a folder with run.json and records.jsonl)")
     from zsrobust.report import main_report
 
-    main_report(options.runs, options.out)
+    main_report(options.runs, None if options.out is None else Path(options.out).expanduser())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from zsrobust.cli.command import Command, also
+from zsrobust.cli.outputs import file_to_write
 from zsrobust.errors import ConfigError
 
 
@@ -63,6 +63,7 @@ def run(options: SanityOptions) -> int:
         raise ConfigError("no task given: --task T ('zsrobust ls tasks' lists them)")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed} must not be negative")
+    out = None if options.out is None else file_to_write("--out", options.out)
     from tqdm import tqdm
 
     from zsrobust.api import resolve_tasks
@@ -87,12 +88,12 @@ def run(options: SanityOptions) -> int:
         found = sanity(
             encoder, task, options.threat, limit=options.limit, seed=options.seed, others=others, progress=progress
         )
-    if options.out is not None:
+    if out is not None:
         text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
-        write_atomically(Path(options.out).expanduser(), text.encode())
+        write_atomically(out, text.encode())
     _tell(found)
-    if options.out is not None:
-        print(f"Written  {options.out}")
+    if out is not None:
+        print(f"Written  {out}")
     return int(found.in_doubt)
 
 

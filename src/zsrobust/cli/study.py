@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zsrobust.cli.command import WHOLE, Command, also
+from zsrobust.cli.outputs import file_to_write
 from zsrobust.errors import ConfigError
 
 
@@ -60,6 +61,8 @@ def run(options: StudyOptions) -> int:
     """Runs the studies, says what failed and where the results are."""
     if not options.recipes:
         raise ConfigError("no study given: zsrobust study RECIPE ('zsrobust ls studies' lists the shipped ones)")
+    only = _levels(options.only)
+    document = None if options.document is None else file_to_write("--document", options.document)
     from zsrobust.study.recipe import read
     from zsrobust.study.runner import study
 
@@ -67,7 +70,7 @@ def run(options: StudyOptions) -> int:
     names = [recipe.name for recipe in recipes]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"study '{twice[0]}' is given twice")
-    folder, store, only = Path(options.run).expanduser(), Path(options.store).expanduser(), _levels(options.only)
+    folder, store = Path(options.run).expanduser(), Path(options.store).expanduser()
     try:
         failures = study(
             recipes, run=folder, store=store, jobs=options.jobs, seeds=options.seeds, only=only,
@@ -79,18 +82,26 @@ def run(options: StudyOptions) -> int:
         return 0
     for failure in failures:
         print(f"FAILED   {failure.study}: {failure.what}: {failure.reason}")
-    _results(folder, names, options.document)
+    _results(folder, names, document)
     return 1 if failures else 0
 
 
 def _levels(written: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for one in written:
-        if "=" not in one:
+        axis, equals, level = (part.strip() for part in one.partition("="))
+        if not equals:
             raise ConfigError(f"--only {one} is not of the form AXIS=LEVEL")
-    return {axis.strip(): level.strip() for axis, _, level in (one.partition("=") for one in written)}
+        if axis in found:
+            raise ConfigError(
+                f"--only names the axis '{axis}' twice ({found[axis]}, {level}): a command takes one level of an axis; "
+                "run it once for each, what studies share is computed once"
+            )
+        found[axis] = level
+    return found
 
 
-def _results(folder: Path, names: list[str], out: str | None) -> None:
+def _results(folder: Path, names: list[str], out: Path | None) -> None:
     from zsrobust.study import document, page
 
     for name in names:
@@ -99,5 +110,5 @@ def _results(folder: Path, names: list[str], out: str | None) -> None:
     page.write(folder)
     print(f"Page     {folder / 'index.html'}")
     if out is not None:
-        document.study_md(folder, Path(out))
+        document.study_md(folder, out)
         print(f"Document {out}")

@@ -158,9 +158,10 @@ class Bench:
 
     def _evaluate(self, job: Job, folder: Path) -> None:
         tasks = self.evaluation(job.settings)
+        said = {"limit": None, "classes": (), "template": (), "select": (), "on_bad_image": "stop"}  # by opening them
         evaluate_job(
             models=[self._subject(job)], run=folder, kind="study", device=self.device,
-            **{**job.settings, "tasks": tasks, "limit": None, "classes": (), "template": (), "select": ()},
+            **{**job.settings, "tasks": tasks, **said},
         )  # fmt: skip
 
     def _begin(self, job: Job, folder: Path) -> None:

@@ -17,6 +17,9 @@ _OF_THE_ENGINE = {
     "evaluate": {"models", "run", "pictures", "save_images", "device", "config", "kind", "say"},
 }
 
+_SIZES = ("batch_size", "rows")
+"""Of evaluate, at least 1; a plan needs no batch, so they would be refused only after the first adaptation."""
+
 
 def defaults(job: Literal["adapt", "evaluate"]) -> dict[str, Any]:
     """Every option of the job that a recipe may set, with its default."""
@@ -45,6 +48,8 @@ def checked(job: Literal["adapt", "evaluate"], given: object, where: str) -> dic
             raise ConfigError(f"{where}: {UnknownName('option of ' + job, str(name), known)}{about.get(name, '')}")
         if not _fits(value, hints[name]):
             raise ConfigError(f"{where}: {name} must be {in_words(hints[name])}, not {value!r}")
+        if job == "evaluate" and name in _SIZES and isinstance(value, int) and value < 1:
+            raise ConfigError(f"{where}: {name} must be at least 1, not {value}")
     return {str(name): _exact(value, hints[name]) for name, value in given.items()}
 
 

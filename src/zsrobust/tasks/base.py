@@ -140,7 +140,7 @@ class Task:
             ConfigError: it is corrupted already.
         """
         if self.corruption is not None:
-            raise ConfigError(f"task '{self.name}' is corrupted already")
+            raise ConfigError(f"task '{self.name}' is corrupted already, and a task takes one corruption")
         return replace(
             self, name=f"{self.name}@{corruption}", follows_from=(self.name, *self.follows_from), corruption=corruption,
             _cache=PixelCache(),

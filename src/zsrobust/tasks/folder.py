@@ -1,14 +1,15 @@
 """Image folders: one folder a class, optionally under train/, validation/ (or val/) and test/.
 
 Files whose suffix is not an image's, and hidden ones (``.DS_Store``, ``Thumbs.db``,
-``x.jpg:Zone.Identifier``), are passed over and listed in ``ignored``; a file that is called an image is
-never passed over.
+``x.jpg:Zone.Identifier``), are passed over; those of a split are listed in ``ignored``. A file that is
+called an image is passed over only where it is in no class folder, and never without a warning.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from zsrobust.tasks.source import (
     check_undivided,
     hidden,
     no_split,
+    printable,
     shown_names,
     split_of_folder,
 )
@@ -36,8 +38,8 @@ class FolderSource(Source):
     files: tuple[Path, ...] = ()
 
     def name(self, row: int) -> str:
-        """The file's path."""
-        return self.files[row].as_posix()
+        """The file's path, printable."""
+        return printable(self.files[row].as_posix())
 
     def content(self, row: int) -> bytes:
         """The file's bytes."""
@@ -59,9 +61,12 @@ def open_folder(root: Path, split: str, *, without: Collection[str] = ()) -> Fol
         without: Folders that are no classes.
 
     Raises:
-        DataError: empty, flat, without the split, or with a class that has no image in it.
+        DataError: empty, flat, without the split, divided only in part, or with a class that has no image in it.
     """
     bases, class_folders = _bases_and_classes(root, split, without)
+    if unnamed := [name for name in class_folders if printable(name) != name]:
+        raise DataError(f"{root}: the class folder '{printable(unnamed[0])}' has a name that is not UTF-8; rename it")
+    _tell_of_strays(list(dict.fromkeys([root, *bases])))
     files: list[Path] = []
     labels: list[int] = []
     ignored = [path.name for base in bases for path in sorted(base.iterdir()) if path.is_file()]
@@ -85,16 +90,46 @@ def open_folder(root: Path, split: str, *, without: Collection[str] = ()) -> Fol
 
 
 def folder_splits(root: Path) -> dict[str, Path]:
-    """Split → its folder; empty unless every folder in ``root`` is named after a split."""
+    """Split → its folder; empty where the folders in ``root`` are classes.
+
+    One class may be called like a split (``train``, beside ``bus``), if its images lie in its folder itself.
+
+    Raises:
+        DataError: two folders of one split, or splits beside folders that are none.
+    """
     found: dict[str, Path] = {}
+    others: list[str] = []
     for folder in _folders(root):
         split = split_of_folder(folder.name)
         if split is None:
-            return {}
-        if split in found:
+            others.append(folder.name)
+        elif split in found:
             raise DataError(f"{root} has two folders for the {split} split: {found[split].name} and {folder.name}")
-        found[split] = folder
-    return found
+        else:
+            found[split] = folder
+    if not others:
+        return found
+    if len(found) > 1 or any(_holds_only_folders(folder) for folder in found.values()):
+        splits = shown_names([folder.name for folder in found.values()])
+        raise DataError(
+            f"{root} has folders named after splits ({splits}) beside others ({shown_names(others)}): move the others "
+            "elsewhere; or, if each folder is a class, rename those named after splits"
+        )
+    return {}
+
+
+def _holds_only_folders(folder: Path) -> bool:
+    """Whether it holds folders, and no image beside them: as a split does, and a class hardly ever."""
+    return bool(_folders(folder)) and not any(is_image(path.name) for path in folder.iterdir())
+
+
+def _tell_of_strays(folders: Sequence[Path]) -> None:
+    """Warns of images beside class folders: they have no class, so nobody sees them."""
+    for folder in folders:
+        strays = sorted(path.name for path in folder.iterdir() if is_image(path.name) and path.is_file())
+        if strays:
+            told = shown_names(strays, 3)
+            warnings.warn(f"{folder}: images in no class folder are left out: {told}", stacklevel=4)
 
 
 def _bases_and_classes(root: Path, split: str, without: Collection[str]) -> tuple[list[Path], list[str]]:

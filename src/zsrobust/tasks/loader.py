@@ -202,9 +202,9 @@ def _check_labels(opened: Task) -> None:
         raise DataError(f"{where} has no class names; give them with --classes, or as classes in a TOML")
     counts = np.bincount(opened.labels, minlength=len(opened.class_names))
     if len(counts) > len(opened.class_names):
-        row = opened.ids[opened.labels >= len(opened.class_names)][0]
+        first = int(np.argmax(opened.labels >= len(opened.class_names)))
         raise DataError(
-            f"{opened.source.where}: row {row} has the label {opened.labels.max()}, "
+            f"{opened.source.where}: row {opened.ids[first]} has the label {opened.labels[first]}, "
             f"but there are only {len(opened.class_names)} class names"
         )
     empty = [name for name, count in zip(opened.class_names, counts, strict=True) if count == 0]

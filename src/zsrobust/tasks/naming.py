@@ -140,7 +140,9 @@ def _pairs(given: Sequence[str]) -> dict[str, str] | None:
         return None
     if len(with_sign) != len(given):
         plain = next(name for name in given if "=" not in name)
-        raise ConfigError(f"class names are given both as 'folder=name' ({with_sign[0]}) and plainly ({plain})")
+        raise ConfigError(
+            f"class names are given both as 'folder=name' ({with_sign[0]}) and plainly ({plain}): write all in one way"
+        )
     return {key.strip(): value.strip() for key, value in (name.split("=", 1) for name in given)}
 
 

@@ -92,7 +92,7 @@ def open_file(source: Source, geometry: Geometry, corruption: Corruption | None)
         return None
     key = hashlib.sha256(FORMAT)
     for part in (*source.identity(), repr(geometry), repr(corruption), *_makers()):
-        key.update(part.encode() + b"\x00")
+        key.update(part.encode("utf-8", "surrogateescape") + b"\x00")  # names of files need be no UTF-8
     try:
         return PixelFile(here, key.hexdigest(), len(source), (*size, 3))
     except OSError as problem:

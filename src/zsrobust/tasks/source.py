@@ -177,6 +177,11 @@ def shown_names(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
+def printable(name: str) -> str:
+    """A file's name as it can be printed and stored: bytes that are no UTF-8 are written out, like xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def hidden(path: PurePath) -> bool:
     """True for what no person put there as data: ``.git``, ``.DS_Store``, ``__MACOSX``."""
     return path.name.startswith(".") or path.name == "__MACOSX"

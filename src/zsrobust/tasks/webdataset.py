@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from zsrobust.errors import DataError
 from zsrobust.tasks.images import is_image
-from zsrobust.tasks.source import UNDIVIDED, Source, as_labels, check_undivided, no_split, split_of_folder
+from zsrobust.tasks.source import UNDIVIDED, Source, as_labels, check_undivided, no_split, printable, split_of_folder
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 
@@ -41,7 +41,7 @@ class WebDataset(Source):
     def name(self, row: int) -> str:
         """Shard and key, such as ``test/0.tar:s0000012.webp``."""
         member = self.members[row]
-        return f"{member.shard.parent.name}/{member.shard.name}:{member.key}"
+        return printable(f"{member.shard.parent.name}/{member.shard.name}:{member.key}")
 
     def content(self, row: int) -> bytes:
         """The member's bytes."""
