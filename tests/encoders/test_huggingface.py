@@ -239,23 +239,27 @@ def test_fingerprints_see_what_they_are_of(clip: HuggingFaceEncoder, clip_folder
     assert from_folder(other).text_fingerprint() == text
 
 
-def test_the_text_fingerprint_sees_what_decides_the_function_beside_weights(case) -> None:
+def test_fingerprints_see_what_decides_the_function_beside_weights(case) -> None:
     encoder = case[1]
-    before, config = encoder.text_fingerprint(), encoder.model.config
+    whole, before, config = encoder.fingerprint(), encoder.text_fingerprint(), encoder.model.config
     other = {"hidden_act": "relu", "num_attention_heads": 4, "layer_norm_eps": 1e-4}
     for key, value in other.items():
         changed = encoder.copy()
         setattr(changed.model.config.text_config, key, value)
         assert changed.text_fingerprint() != before, key
+        assert changed.fingerprint() != whole, key
         changed = encoder.copy()
         setattr(changed.model.config.vision_config, key, value)
         assert changed.text_fingerprint() == before, key
+        assert changed.fingerprint() != whole, key
     changed = encoder.copy()
     changed.model.config.text_config.eos_token_id = 7
-    assert (changed.text_fingerprint() != before) == (config.model_type == "clip")  # SigLIP pools at the last position
+    # SigLIP pools at the last position
+    for now, then in ((changed.text_fingerprint(), before), (changed.fingerprint(), whole)):
+        assert (now != then) == (config.model_type == "clip")
     if config.model_type == "clip":  # the old rule, another name for the end of text
         changed.model.config.text_config.eos_token_id = 2
-        assert changed.text_fingerprint() == before
+        assert (changed.fingerprint(), changed.text_fingerprint()) == (whole, before)
 
 
 def test_a_text_head_of_another_function_is_not_taken_from_the_cache(

@@ -195,8 +195,10 @@ class HuggingFaceEncoder(nn.Module):
             self._inside = None
 
     def fingerprint(self) -> str:
-        """sha256 over all weights and the preprocessing; takes about a second per gigabyte."""
-        return digest(self.model.state_dict(), self.preprocessing.digest())
+        """sha256 over all weights, both towers' function and the preprocessing; about a second per gigabyte."""
+        config = self.model.config
+        towers = [beside_weights(part, self.reader.tokenizer) for part in (config.vision_config, config.text_config)]
+        return digest(self.model.state_dict(), " ".join([self.preprocessing.digest(), *towers]))
 
     def text_fingerprint(self) -> str:
         """sha256 over what text features depend on: weights and function of the text tower, and the tokenizer."""
