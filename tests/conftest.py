@@ -31,6 +31,19 @@ def random_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """Each test begins with the same global random numbers, alone or after any other."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of each test's own, also for the processes that it starts. It is made when something is kept."""
     folder = tmp_path_factory.getbasetemp() / f"zsrobust-cache-{next(_numbers)}"

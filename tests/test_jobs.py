@@ -15,7 +15,7 @@ from zsrobust.jobs import adapt_job
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ({"held_out": 4}, r"held_out=4 .* of a task that is given by name; beside the open task '.*' give an open task"),
+        ({"held_out": 4}, r"held_out=4 .* of a task that is given by name; .* give an open task"),
         ({"batchsize": 4}, r"unknown option of adapt 'batchsize'.*batch_size"),
         ({"held_out": 0}, r"held_out must be at least 1"),
     ],

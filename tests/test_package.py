@@ -27,7 +27,6 @@ LAYERS = [
     LEAVES, {"attacks", "encoders", "defences", "tasks"}, {"classifier", "methods", "tuning", "alarms"},
     {"evaluation"}, {"recording"},
 ]  # fmt: skip
-OPTIONAL = {"torch.utils.tensorboard": "tensorboard"}
 
 
 def modules() -> list[str]:
@@ -84,6 +83,19 @@ def test_public_names_are_sorted_and_resolve() -> None:
         zr.atack  # noqa: B018
 
 
+def test_every_room_of_a_layer_is_there_and_in_one_layer_only() -> None:
+    named = [name for rooms in LAYERS for name in rooms]
+    assert len(named) == len(set(named))
+    assert set(named) <= {room(module) for module in ALL}
+    assert {name for name in WITHOUT_TORCH if name != "zsrobust"} <= {room(module) for module in ALL}
+
+
+def test_imports_are_found_where_they_hide() -> None:
+    assert {"zsrobust.alarms.checkup", "zsrobust.tasks"} <= set(imports("zsrobust.check_up"))
+    assert "zsrobust.cli.attack_words" in set(imports("zsrobust.cli.attack"))  # within a function
+    assert "zsrobust.encoders.base" not in set(imports("zsrobust.defences.resizing"))  # for type checkers alone
+
+
 @pytest.mark.parametrize("module", sorted(ALL))
 def test_imports_run_one_way(module: str) -> None:
     mine = room(module)
@@ -91,7 +103,7 @@ def test_imports_run_one_way(module: str) -> None:
         other = room(imported)
         if other in ("", mine):
             continue
-        # Layer 0 and 1 are rooms of their own; from layer 2 on a module may use its equals.
+        # Leaves, and what is above all layers, may use their equals; the rooms in between may not.
         below = layer(other) < layer(mine) or (layer(other) == layer(mine) and layer(mine) in (0, len(LAYERS)))
         assert below, f"{module} imports {imported}"
 

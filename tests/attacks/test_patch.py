@@ -60,16 +60,25 @@ def test_what_it_reports_is_in_the_budget_to_the_bit(places: int, restarts: int)
     assert float(sizes.max()) <= 4 / 42 + 1e-7
 
 
-def test_a_verdict_does_not_depend_on_the_batch_and_more_places_break_no_less() -> None:
+def test_a_verdict_does_not_depend_on_the_batch() -> None:
     model, pixels = Linear.random(3, SHAPE, seed=7), images(10, seed=2, shape=SHAPE)
     model.rows, labels = 4, predicted(model, pixels)
-    few, more = (Patch(THREAT, 4, places=n, restarts=1).search for n in (1, 3))
-    together = few(model, pixels, labels, seed=0, examples=range(10)).pixels
-    alone = few(model, pixels[6:7], labels[6:7], seed=0, examples=[6]).pixels
+    attack = Patch(THREAT, 4, places=1, restarts=1)
+    together = attack.search(model, pixels, labels, seed=0, examples=range(10)).pixels
+    alone = attack.search(model, pixels[6:7], labels[6:7], seed=0, examples=[6]).pixels
     assert torch.equal(together[6:7], alone)
-    wider = more(model, pixels, labels, seed=0, examples=range(10)).pixels
-    broken = [predicted(model, found) != labels for found in (together, wider)]
-    assert bool((~broken[0] | broken[1]).all())
+
+
+def test_more_places_or_more_restarts_never_break_fewer() -> None:
+    model, pixels = Linear.random(3, SHAPE, seed=2), images(10, seed=2, shape=SHAPE)
+    model.rows, labels = 8, predicted(model, pixels)
+    for more in ([(1, 0), (3, 0), (8, 0)], [(0, 1), (0, 4), (0, 10)]):
+        attacks = [Patch(THREAT, 4, places=places, restarts=restarts) for places, restarts in more]
+        found = [attack(model, pixels, labels) for attack in attacks]
+        broken = [predicted(model, points) != labels for points in found]
+        for fewer, later in ((0, 1), (1, 2)):  # the same runs come first, so a success stays the same image
+            assert torch.equal(found[later][broken[fewer]], found[fewer][broken[fewer]])
+        assert int(broken[0].sum()) < int(broken[2].sum())
 
 
 def test_a_random_model_is_averaged_over() -> None:
@@ -97,21 +106,10 @@ def test_names_and_refusals() -> None:
         parse("patch", Threat("linf", "4/255"))
     with pytest.raises(ConfigError, match="at least 1 place"):
         parse("patch:places=0:restarts=0", THREAT)
-    for name in (
-        "pgd:20",
-        "fgsm",
-        "cw",
-        "cw-l2",
-        "apgd:ce",
-        "fab:t",
-        "square",
-        "transfer:tiny",
-        "autoattack",
-        "paper:pgd",
-    ):
-        with pytest.raises(ConfigError, match=r"cannot search patch:|only for linf|linf only|patch") as caught:
+    others = "pgd:20", "fgsm", "cw", "cw-l2", "apgd:ce", "fab:t", "square", "transfer:tiny", "autoattack", "paper:pgd"
+    for name in others:
+        with pytest.raises(ConfigError, match=r"^attack '[\w-]+' .*cannot search patch:0\.1:native; .*$"):
             parse(name, Threat("patch", 0.1))
-        assert "\n" not in str(caught.value)
 
 
 def test_a_patch_of_less_than_a_pixel_is_an_error() -> None:

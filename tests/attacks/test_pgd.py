@@ -189,13 +189,26 @@ def test_more_restarts_from_the_same_starts_never_break_fewer() -> None:
     assert int(broken[0].sum()) < int(broken[2].sum())
 
 
-def test_the_reported_point_is_never_worse_than_the_last_one() -> None:
-    # A step far too large bounces about the ball; evaluation keeps the best point on the way.
-    model, pixels = Linear.random(2, SHAPE, scale=0.05), images(20, inner=True)
-    labels, threat = predicted(model, pixels), Threat("linf", 0.02)
-    long, short = PGD(threat, 5)(model, pixels, labels), PGD(threat, 4, step_size=0.01)(model, pixels, labels)
-    for found in (long, short):
-        assert bool((cross_entropy(model(found), labels) >= cross_entropy(model(pixels), labels)).all())
+class Basin(nn.Module):
+    """Of two classes; the first is nowhere lost, and least sure at a point in the middle of a ball around 0.5."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        depth = (10 * (pixels - 0.51)).square().flatten(1).mean(1)
+        return torch.stack([1 + depth, torch.zeros_like(depth)], 1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.3)])
+def test_the_reported_point_is_the_best_on_the_way_not_the_last_one(norm: str, eps: float) -> None:
+    # A step far too large jumps to and fro across the deepest point.
+    model, pixels, labels = Basin(), torch.full((40, *SHAPE), 0.5), torch.zeros(40, dtype=torch.int64)
+    visited: list[Tensor] = []
+    handle = model.register_forward_pre_hook(lambda module, args: visited.append(args[0].detach().clone()))
+    found = PGD(Threat(norm, eps), 4, step_size=2 * eps)(model, pixels, labels)
+    handle.remove()
+    assert [len(points) for points in visited] == [40] * 5, "nobody leaves: every pass is one iterate of all"
+    margins = torch.stack([margin(model(points), labels) for points in visited])
+    torch.testing.assert_close(margin(model(found), labels), margins.amin(0))
+    assert int((margins[-1] > 1.01 * margins.amin(0)).sum()) > 10, "the last point must often be a worse one"
 
 
 # What others are in the batch

@@ -10,6 +10,11 @@ from tests.cli.conftest import Zsrobust
 import zsrobust as package
 from zsrobust.cli import COMMANDS
 
+NAMES = {
+    "demo", "adapt", "interpolate", "evaluate", "study", "corruptions", "retrieval", "drift", "latency", "sanity",
+    "export", "report", "attack", "data", "ls", "doctor",
+}  # fmt: skip
+
 LIGHT = """
 import sys
 from zsrobust.cli import main
@@ -34,6 +39,22 @@ def test_what_needs_no_model_needs_no_torch(argv: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT.format(argv=argv)], capture_output=True, text=True, timeout=60)
     assert done.returncode == (0 if argv[0] == "ls" else 2), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_commands_are_these_and_each_is_in_the_help(zsrobust: Zsrobust) -> None:
+    assert set(COMMANDS) == NAMES
+    lines = [line.split(maxsplit=1) for line in zsrobust("--help").out.splitlines() if line.startswith("  ")]
+    assert lines == [[name, summary] for name, summary in COMMANDS.items()]
+    assert zsrobust().out == zsrobust("help").out == zsrobust("--help").out
+
+
+def test_every_command_is_a_module_of_its_name() -> None:
+    from importlib import import_module
+
+    for name in COMMANDS:
+        module = import_module(f"zsrobust.cli.{name}")
+        assert module.COMMAND.name == name
+        assert callable(module.run)
 
 
 def test_help_fits_80_columns(zsrobust: Zsrobust, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,10 @@ def test_the_unadapted_model_comes_first_whatever_the_order_of_runs(tmp_path):
 def test_two_runs_merged_are_one_run(tmp_path):
     both = make_run(tmp_path / "both", tasks=FOUR, n=30)
     parts = [make_run(tmp_path / model, models=(model,), tasks=FOUR, n=30) for model in MODELS]
-    assert summarise([load_run(p) for p in parts]).to_json() == summarise([load_run(both)]).to_json()
+    summary = summarise([load_run(p) for p in parts])
+    assert list(rows(summary)) == [(model, task, "linf:4/255:native") for model in MODELS for task in FOUR]
+    assert {c.task for c in summary.comparisons} == {*FOUR, None}
+    assert summary.to_json() == summarise([load_run(both)]).to_json()
 
 
 def test_means_and_changes_add_up(run):
@@ -127,7 +130,11 @@ def test_means_and_changes_add_up(run):
     assert headline["linf:4/255:native"].n == 80
     for c in summary.comparisons:
         assert (c.before, c.after) == MODELS
-        assert c.robust_change == pytest.approx(c.robust_after - c.robust_before)
+        names = c.tasks if c.task is None else (c.task,)
+        for what in ("clean", "robust"):
+            sides = [np.mean([getattr(by[model, task, c.threat], what) for task in names]) for model in MODELS]
+            assert [getattr(c, f"{what}_before"), getattr(c, f"{what}_after")] == pytest.approx(sides)
+            assert getattr(c, f"{what}_change") == pytest.approx(sides[1] - sides[0])
         assert c.robust_change_interval[0] <= c.robust_change <= c.robust_change_interval[1]
 
 
@@ -174,7 +181,9 @@ def test_the_same_cell_in_two_runs_counts_once_or_is_refused(tmp_path):
 def test_a_second_eps_from_another_run_joins_the_first(tmp_path):
     parts = [make_run(tmp_path / f"e{e}", tasks=FOUR, n=30, eps=(f"{e}/255",)) for e in (1, 4)]
     both = make_run(tmp_path / "both", tasks=FOUR, n=30, eps=("1/255", "4/255"))
-    assert summarise([load_run(p) for p in parts]).to_json() == summarise([load_run(both)]).to_json()
+    summary = summarise([load_run(p) for p in parts])
+    assert rows(summary).keys() == {(m, t, f"linf:{e}/255:native") for m in MODELS for t in FOUR for e in (1, 4)}
+    assert summary.to_json() == summarise([load_run(both)]).to_json()
 
 
 def test_different_weights_under_one_name_are_told_apart(tmp_path, edit):

@@ -170,7 +170,14 @@ def test_main_report_writes_into_one_run_and_not_into_several(tmp_path, run):
     assert not (other / "report.html").exists()
     merged = main_report([run, other], tmp_path / "out" / "merged", console)
     assert (tmp_path / "out" / "merged" / "report.html").exists()
-    assert len(merged.rows) > len(summary.rows)
+    told = json.loads((tmp_path / "out" / "merged" / "summary.json").read_text())
+    assert told == json.loads(json.dumps(merged.to_json()))
+    alone = main_report([other], None, console)
+    rows = {(row.model, row.task, row.threat): (row.n, row.clean, row.robust) for row in merged.rows}
+    assert len(rows) == len(merged.rows) == 2 * 4 * 2 + 2
+    assert rows == {
+        (row.model, row.task, row.threat): (row.n, row.clean, row.robust) for row in (*summary.rows, *alone.rows)
+    }
     console.file.close()
 
 

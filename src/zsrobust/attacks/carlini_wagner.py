@@ -67,7 +67,7 @@ class CarliniWagner(LaneAttack):
         if self.threat.norm != "l2":
             raise ConfigError(
                 f"attack 'cw-l2' measures in L2 and cannot search {self.threat.describe()}; "
-                "'cw', which is PGD with the margin loss, can"
+                "'cw', which is PGD with the margin loss, can search l∞, and 'patch' patches"
             )
         if self.steps < 1:
             raise ConfigError(f"attack 'cw-l2' needs at least 1 step, not {self.steps}")
