@@ -210,6 +210,9 @@ def test_file_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert [row["name"] for row in result["figures"]] == ["adapt_tecoa_pgd2", "growth", "start_help"]
     assert all(row.keys() >= {"name", "value", "unit", "spread", "n", "settings", "part"} for row in result["figures"])
     capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--quick"])
+    assert "--quick has no figure to quote, so it does not write speed.json" in capsys.readouterr().err
     main(["--table", "--out", str(path)])
     table = capsys.readouterr().out
     assert table == markdown(result) + "\n"

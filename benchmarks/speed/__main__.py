@@ -133,7 +133,10 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="keep the adapted model and other files here")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true", help="print the file as Markdown, measure nothing")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.quick and not given.table and given.out == OUT:
+        parser.error(f"--quick has no figure to quote, so it does not write {OUT.name}: name a file with --out")
+    return given
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ def test_the_command_goes_on_where_it_stopped(
     table = json.loads((tmp_path / "run" / "corruptions.json").read_text())
     assert table["format"] == "zsrobust.corruptions/1"
     assert len(kept.splitlines()) == 5 * 12
+    asked = parse(command.COMMAND, ["--config", str(tmp_path / "run" / "config.yaml")])
+    assert (asked.models, asked.tasks, asked.strengths) == ([str(random_clip_folder)], [str(pets)], [1, 4])
     (tmp_path / "run" / "records.jsonl").write_bytes(kept[: len(kept) // 2])
     command.run(parse(command.COMMAND, [*words, "--strengths", "1,4"]))
     again = capsys.readouterr().out

@@ -49,6 +49,7 @@ def test_an_evaluated_model_goes_out_with_its_numbers(
         (["--format", "hf"], "a model, --format and --out are needed: zsrobust export MODEL --format=FORMAT"),
         (["--format", "onyx", "--out", "o"], "option --format must be one of hf, open_clip, visual, onnx"),
         (["--format", "hf", "--out", "o", "--classes", "a,b"], "--classes, --template and --tasks are for --format o"),
+        (["--format", "hf", "--out", "o", "--data", "d"], "--data is for --tasks, which was not given"),
         (["--format", "hf", "--out", "o", "--revision", "v"], "--revision v is for --push-to-hub OWNER/NAME"),
         (["--format", "hf", "--out", "o", "--push-to-hub", "mine"], "'mine' is not the name of a repository"),
         (["--format", "hf", "--out", "o", "--push-to-hub", "me/mine"], "'me/mine' cannot be pushed: no token"),

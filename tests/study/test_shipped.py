@@ -62,7 +62,7 @@ def test_the_full_version_asks_the_same_question(name: str) -> None:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_embedded_cell_is_as_large_as_it_says(name: str) -> None:
     recipe = read(name)
-    assert recipe.evaluate["limit"] == {"attack-dial": 40, "methods-autoattack": 10}.get(name, 200)
+    assert recipe.evaluate["limit"] == {"attack-dial": 40, "methods-autoattack": 25}.get(name, 200)
     for combination in combinations(recipe):
         settings = combination.adapt
         assert settings["limit"] >= 2000 or name == "training-size"

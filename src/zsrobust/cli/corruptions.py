@@ -7,6 +7,7 @@ from typing import Literal
 
 from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.cli.naming import run_folder
+from zsrobust.cli.parsing import dump
 from zsrobust.errors import ConfigError
 
 
@@ -74,6 +75,7 @@ def run(options: CorruptionOptions) -> None:
     from zsrobust.cli.corruptions_words import lines
     from zsrobust.corruptions import check, corrupted_accuracy
     from zsrobust.models import load_model
+    from zsrobust.run_folder import write_atomically
     from zsrobust.tasks.corruptions import NAMES
 
     names = options.corruptions or list(NAMES)
@@ -91,5 +93,6 @@ def run(options: CorruptionOptions) -> None:
         models, tasks, run=folder, corruptions=names, strengths=options.strengths, seed=options.seed,
         batch_size=options.batch_size,
     )  # fmt: skip
+    write_atomically(folder / "config.yaml", dump(options, "corruptions").encode())
     print("\n".join(lines(table)))
     print(f"Numbers  {folder / 'corruptions.json'}")

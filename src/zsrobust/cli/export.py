@@ -63,6 +63,8 @@ def run(options: ExportOptions) -> None:
         raise ConfigError(f"a model, --format and --out are needed: zsrobust export {COMMAND.usage}")
     if options.revision is not None and options.push_to_hub is None:
         raise ConfigError(f"--revision {options.revision} is for --push-to-hub OWNER/NAME, which was not given")
+    if options.data is not None and not options.tasks:
+        raise ConfigError("--data is for --tasks, which was not given")
     if options.visibility != "private" and options.push_to_hub is None:
         raise ConfigError(f"--visibility {options.visibility} is for --push-to-hub OWNER/NAME, which was not given")
     if options.format != "onnx" and (options.classes or options.template or options.tasks):

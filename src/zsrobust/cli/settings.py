@@ -16,8 +16,8 @@ class AdaptSettings:
     """Model to adapt: a name (see 'zsrobust ls models'), a folder, a hub id (owner/name), or a checkpoint file
     with its options (file.pt:base=MODEL)."""
     task: str = "world-compositions"
-    """Task to adapt on: a name (see 'zsrobust ls tasks'), a TOML file, or a folder with one folder of images a
-    class."""
+    """Task to adapt on: a name (see 'zsrobust ls tasks'), a TOML file, or a folder with train/, and in it one folder of
+    images a class (without train/: --split test)."""
     split: str = "train"
     """Split of the task: train, validation or test."""
     classes: list[str] = field(default_factory=list)
@@ -128,7 +128,8 @@ class EvaluateSettings:
     queries: int | None = None
     """Queries of attacks without gradients. null: each attack's default."""
     batch_size: int = 256
-    """Images in flight; at least 1. Changes speed and memory, never a verdict."""
+    """Images in flight; at least 1. Changes speed and memory, never a verdict; of a random model also what attacks
+    find."""
     rows: int | Literal["auto"] = 32
     """Rows of every forward pass; at least 1; or auto: as many as this device needs to be fast, found by measurement.
     Part of the result, because arithmetic rounds by shape; decides how much memory a pass takes."""

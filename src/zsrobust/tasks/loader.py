@@ -16,7 +16,7 @@ from zsrobust.tasks.base import Task, frozen
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.corruptions import taken_apart
 from zsrobust.tasks.layouts import looks_like_path, open_path, open_source
-from zsrobust.tasks.naming import by_name, rename, resolve_classes, resolve_templates
+from zsrobust.tasks.naming import by_name, check_words, rename, resolve_classes, resolve_templates
 from zsrobust.tasks.source import SPLITS, Source, shown_names
 from zsrobust.tasks.spec import SourceSpec, Split, TaskSpec, read_spec
 from zsrobust.tasks.suites import SUITES
@@ -76,7 +76,10 @@ def task(
     source, rows = _open_split(given, split, data)
     source = by_name(given, source)
     names = resolve_classes(given, source)
-    names = names if classes is None else rename(names, source, classes)
+    if classes is not None:
+        names = rename(names, source, classes)
+    elif not given.classes:
+        check_words(names, source)
     asked = (templates,) if isinstance(templates, str) else tuple(templates or ())
     opened = Task(
         name=given.name,

@@ -71,6 +71,20 @@ def rename(names: tuple[str, ...], source: Source, given: Sequence[str] | Mappin
     return check_classes(listed, "classes")
 
 
+def check_words(names: Sequence[str], source: Source) -> None:
+    """Class names from the data must be words.
+
+    Raises:
+        ConfigError: they are WordNet ids, as ImageNet's folders are called; no text tower knows these.
+    """
+    if names and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        raise ConfigError(
+            f"{source.where}: its classes are called by WordNet ids ({shown_names(names, 2)}), and a prompt would say "
+            "'a photo of a n01440764': the task 'imagenet' knows the names (its data folder holds imagenet/train and "
+            "imagenet/val); for others give class names, or a TOML"
+        )
+
+
 def resolve_templates(spec: TaskSpec, source: Source, asked: Sequence[str]) -> tuple[str, ...]:
     """What was asked for, else the TOML's templates, else the data's, else the paper's.
 
