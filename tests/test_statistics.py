@@ -255,6 +255,22 @@ def test_the_bootstrap_p_value_agrees_with_mcnemar_on_one_task():
     assert bootstrap_difference([outcomes(after)], [outcomes(before)]).p == pytest.approx(change.p, abs=0.02)
 
 
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_tasks_that_differ_but_do_not_vary_are_no_certainty(n):
+    """One task is changed on all its images, the other on none: the change is as certain as that of the first."""
+    changed, same, other = (
+        (outcomes([0] * n, prefix=p), outcomes([v] * n, prefix=p)) for p, v in zip("abc", (1, 0, 1), strict=True)
+    )
+    mean = bootstrap_mean([changed[1], same[1]])
+    assert mean.value == 0.5
+    assert mean.interval[1] - mean.interval[0] == pytest.approx(min(1.0, 2 * wilson(0, 2 * n)[1]))
+    found = bootstrap_difference(*zip(changed, same, strict=True))
+    assert found.p == pytest.approx(max(mcnemar(0, n), 1 / 2001))
+    assert found.interval[0] < found.value == 0.5 < found.interval[1]
+    both = bootstrap_difference(*zip(changed, same, changed, other[::-1], strict=True))
+    assert (both.value, both.p) == (0.25, 1.0)  # n images gained, n lost
+
+
 @pytest.mark.parametrize(("n", "expected"), [(3, 0.25), (8, 2 / 256), (40, 1 / 2001)])
 def test_all_changed_alike_is_a_sign_test(n, expected):
     assert bootstrap_difference([outcomes([0] * n)], [outcomes([1] * n)]).p == pytest.approx(expected)

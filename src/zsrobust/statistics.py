@@ -99,8 +99,8 @@ def bootstrap_mean(
     (its accuracy in a draw is right answers / rows of that draw; a task without any row in a draw keeps its
     observed accuracy).
 
-    Where all outcomes agree (all right, all broken) resampling knows nothing and would give an interval of no
-    width. Then the interval is the Wilson interval at the effective number of images.
+    Where all outcomes of each task agree (all right, all broken) resampling knows nothing and would give an
+    interval of no width. Then the interval is the Wilson interval at the effective number of images.
 
     Args:
         tasks: One element for each task, at least one.
@@ -246,11 +246,10 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 
 def _draws(tasks: Sequence[Outcomes], resamples: int, seed: int) -> NDArray[np.float64] | None:
-    """(resamples,) means over resampled images; None where all outcomes agree and resampling knows nothing."""
+    """(resamples,) means over resampled images; None where all outcomes of each task agree: it would know nothing."""
     if not tasks:
         raise ValueError("no tasks: there is nothing to average")
-    constant = tasks[0].values[0]
-    if all((task.values == constant).all() for task in tasks):
+    if all((task.values == task.values[0]).all() for task in tasks):
         return None
     rows, sums = _by_image(tasks)
     draws = _resample(rows, sums, _accuracies(tasks), resamples, np.random.default_rng(seed))
@@ -274,11 +273,19 @@ def _estimate(tasks: Sequence[Outcomes], draws: NDArray[np.float64] | None, lowe
 
 def _p_value(tasks: Sequence[Outcomes], draws: NDArray[np.float64] | None, mean: float, resamples: int) -> float:
     if draws is None:
-        sign_test = 1.0 if mean == 0 else min(1.0, 2 * 0.5 ** _independent_images(tasks))
-        return max(sign_test, 1 / (resamples + 1))
+        return max(_sign_test(tasks) if mean else 1.0, 1 / (resamples + 1))
     # Means of a few outcomes tie often, and float sums in another order differ in their last digit.
     extreme = int((np.abs(draws - mean) >= abs(mean) - 1e-12).sum())
     return (1 + extreme) / (resamples + 1)
+
+
+def _sign_test(tasks: Sequence[Outcomes]) -> float:
+    """Two-sided p-value of "no change" where every task is changed on all its images, in one way, or on none."""
+    won, lost = (
+        _independent_images(changed) if (changed := [t for t in tasks if sign * t.values[0] > 0]) else 0
+        for sign in (1, -1)
+    )
+    return mcnemar(int(won), int(lost))
 
 
 def _quantile(level: float) -> float:

@@ -21,7 +21,8 @@ INTERVALS = (
 VERDICTS = (
     "A difference is paired: both models on the same images, averaged over seeds. A claim holds where the 95 % "
     "interval of the difference lies above the margin that is claimed (0 unless said), goes the other way round where "
-    "it lies below 0, does not hold where it lies below the margin, and is not told apart where the margin is inside. "
+    "it lies below 0 and the margin does not, does not hold where it lies below the margin otherwise, and is not told "
+    "apart where the margin is inside. "
     "Each comparison stands by itself unless it says that it is corrected (Bonferroni): of forty without any "
     "difference about one would seem to hold. The first line of each is the headline."
 )
