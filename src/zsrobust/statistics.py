@@ -125,8 +125,8 @@ def bootstrap_difference(
     """Mean over tasks of after − before, paired: both are read off the same resampled images.
 
     The p-value counts the draws that lie at least as far from the observed mean as that lies from 0; with R draws it
-    is never below 1/(R + 1). Where all outcomes changed in the same way it is that of a sign test at the effective
-    number of images, with the same floor.
+    is never below 1/(R + 1). Where within each task all outcomes changed in the same way it is that of a sign
+    test at the effective number of images that changed, with the same floor.
 
     Efron & Tibshirani (1993), "An introduction to the bootstrap", section 16.4.
 
