@@ -46,11 +46,16 @@ def test_plan_then_results_then_nothing_to_do(zsrobust: Zsrobust, recipe: Path) 
     again = zsrobust("study", recipe, "--jobs", "1")
     assert (again.status, again.error) == (0, "")
     assert "Time     nothing is left to compute" in again.out
+    # A part of a study that is there does not take the rest out of its results.
+    whole = Path("runs/studies/small/cells.json").read_bytes()
+    part = zsrobust("study", recipe, "--jobs", "1", "--only", "loss=TeCoA")
+    assert "lr chosen by 2 runs of seed 0 on 6 held-out images, 2 of them there" in part.out
+    assert Path("runs/studies/small/cells.json").read_bytes() == whole
 
 
 def test_a_part_and_then_the_rest(zsrobust: Zsrobust, recipe: Path) -> None:
     command = ("study", recipe, "--jobs", "1", "--only", "loss=clean", "--evaluate.on_bad_image", "skip")
-    part = zsrobust(*command, "--seeds", "2", "--adapt.lr", "1e-4")
+    part = zsrobust(*command, "--seeds", "2")
     assert part.status == 0
     cells = json.loads(Path("runs/studies/small/cells.json").read_text())
     assert [(cell["levels"], cell["seed"]) for cell in cells["cells"]] == [({"loss": "clean"}, 2)]
@@ -58,6 +63,12 @@ def test_a_part_and_then_the_rest(zsrobust: Zsrobust, recipe: Path) -> None:
     assert "1 cells to have, 0 of them there" in rest.out
     assert "1 runs of seed 0 on 6 held-out images, 1 of them there" in rest.out
     assert "To do    0 adaptations and 1 evaluation, by this process" in rest.out
+    # A seed that is not the recipe's stays in the results: nothing else is computed for it, or missed.
+    assert zsrobust(*command).status == 0
+    cells = json.loads(Path("runs/studies/small/cells.json").read_text())
+    assert [(cell["levels"]["loss"], cell["seed"]) for cell in cells["cells"]] == [("clean", 0), ("clean", 2)]
+    assert cells["planned"] == 3 + 1
+    assert cells["adapted_on"] == ["pets"]
 
 
 def test_interrupted(zsrobust: Zsrobust, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +89,7 @@ def test_interrupted(zsrobust: Zsrobust, recipe: Path, monkeypatch: pytest.Monke
         (["small.yaml", "--only", "los=clean"], "--only: unknown axis 'los'; did you mean 'loss'?"),
         (["small.yaml", "--only", "loss"], "--only loss is not of the form AXIS=LEVEL"),
         (["small.yaml", "--adapt.epoch", "3"], "small: adapt: unknown option of adapt 'epoch'; did you mean 'epochs'?"),
+        (["small.yaml", "--adapt.lr", "1e-4"], "small: adapt, or --adapt.lr, sets lr, which tune chooses: leave one"),
         (["small.yaml", "--evaluate.rows", "0"], "small: evaluate: rows must be at least 1, not 0"),
         (["small.yaml", "--evaluate.batch_size", "-2"], "small: evaluate: batch_size must be at least 1, not -2"),
         (

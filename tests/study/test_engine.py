@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.study import small
 
@@ -114,6 +116,13 @@ TUNE = {"option": "lr", "seed": 0, "images": 9, "values": [1e-3]}
         ({"tune": TUNE | {"values": {"way": {}}}}, "mini: tune: values differ by the level of one axis (loss, images)"),
         ({"tune": TUNE | {"from": "other"}}, "mini: tune has either values, or the study that they are taken from"),
         ({"tune": TUNE | {"values": ["1e-3"]}}, "mini: tune: values is a list of different numbers"),
+        ({"tune": TUNE, "adapt": {"lr": 1e-4}}, "mini: adapt, or --adapt.lr, sets lr, which tune chooses: leave one"),
+        ({"tune": TUNE, "axes": {"rate": {"slow": {"lr": 1e-5}}}}, "mini: level slow of rate sets lr, which tune"),
+        (
+            {"tune": TUNE, "also": [{"levels": {"loss": "TeCoA", "images": "few"}, "adapt": {"limit": 9, "lr": 1e-3}}]},
+            "mini: also 1 sets lr, which tune chooses: leave one out",
+        ),
+        ({"tune": TUNE | {"option": "method_options.scale"}}, "mini: level TeCoA of loss sets method_options.scale,"),
         ({"axes": {"a": {"x": {"lr": 1e-3}}, "b": {"y": {"lr": 1e-4}}}}, "mini: level x of a and mini: level y"),
         ({"claims": [{"claim": "c", "higher": {"loss": "TeCo"}, "lower": "unadapted"}]}, "mini: unknown level of"),
         ({"figures": [{"kind": "scater"}]}, "mini: "),
@@ -144,7 +153,7 @@ def scored(robust: float) -> Outcome:
         ([scored(0.2), scored(0.4), scored(0.3)], 0.2),
         ([scored(0.2), scored(0.4), scored(0.4)], 0.2),
         ([scored(0.2), scored(0.2), Outcome(diverged="NaN")], 0.1),
-        ([Outcome(diverged="NaN"), scored(0.0), Outcome(diverged="NaN")], 0.1),
+        ([Outcome(diverged="NaN"), scored(0.0), scored(0.0)], 0.2),
         ([scored(0.2), None, scored(0.3)], None),
     ],
 )
@@ -169,9 +178,13 @@ def plan_of(recipe: StudyRecipe, folder: Path, threads: int = 1) -> Plan:
     )  # fmt: skip
 
 
-def keys(plan: Plan, outcome: Callable[[Job], Outcome | None]) -> list[str]:
+def jobs(plan: Plan, outcome: Callable[[Job], Outcome | None]) -> list[Job]:
     found = [plan.resolve(cell, outcome) for cell in plan.cells]
-    return [one.key for jobs in found if jobs is not None for one in jobs.jobs]
+    return [one for resolved in found if resolved is not None for one in resolved.jobs]
+
+
+def keys(plan: Plan, outcome: Callable[[Job], Outcome | None]) -> list[str]:
+    return [one.key for one in jobs(plan, outcome)]
 
 
 def test_the_winning_run_of_tuning_is_a_cell(content: Content, folder: Path) -> None:
@@ -215,6 +228,19 @@ def test_studies_share_what_is_the_same_and_nothing_else(content: Content, folde
     assert unadapted not in shared
 
 
+def test_a_key_knows_another_device_than_the_cpu(
+    content: Content, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del content["tune"]
+    found = parse(content, name="a")
+    base = plan_of(found, folder)
+    assert all("device" not in job.content for job in jobs(base, known({})))
+    monkeypatch.setattr("zsrobust.study.plan.device_of", lambda _: torch.device("cuda", 1))
+    there = plan_of(found, folder)
+    assert {job.content["device"] for job in jobs(there, known({}))} == {"cuda"}
+    assert not set(keys(there, known({}))) & set(keys(base, known({})))
+
+
 def test_tuning_from_another_study(content: Content, folder: Path) -> None:
     (folder / "small.yaml").write_text(yaml.safe_dump(content))
     mine = content | {"tune": {"from": "small"}, "axes": {"eps": {"1": {"threat": "linf:1/255"}, "4": {}}}}
@@ -224,6 +250,9 @@ def test_tuning_from_another_study(content: Content, folder: Path) -> None:
     assert [search.source for search in searches] == ["small", "small"]
     assert [[one.key for one in s.trials.values()] for s in searches] == [[j.key for j in tecoa.trials.values()]] * 2
     assert len(clean.trials) == 1
+    other = content | {"tune": {"from": "small", "option": "weight_decay"}, "adapt": content["adapt"] | {"lr": 1e-4}}
+    with pytest.raises(ConfigError, match=r"^other: tune: from: study 'small' tunes lr, not weight_decay$"):
+        plan_of(parse(other, name="other", path=folder / "other.yaml"), folder)
     alone = content | {"tune": {"from": "small"}, "axes": {}, "adapt": content["adapt"] | {"method": "coadv"}}
     with pytest.raises(ConfigError, match="small has nothing with method coadv and tuning full"):
         plan_of(parse(alone, name="alone", path=folder / "alone.yaml"), folder)
@@ -327,6 +356,26 @@ def test_one_cell_that_fails_does_not_stop_the_others(
     # A bug may be mended, and a loss that is NaN would be NaN again.
     again = study([found], run=tmp_path / "runs", store=tmp_path / "store", jobs=1)
     assert [one.what for one in again] == ["clean, seed 0"]
+
+
+def test_what_another_process_computed_meanwhile_is_in_the_last_results(
+    content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del content["tune"], content["interpolate"]
+    found = parse(content | {"seeds": [0]}, name="a")
+    do = Bench.do
+
+    def slow(self: Bench, job: Job) -> Outcome:
+        with monkeypatch.context() as patch:
+            patch.setattr(Bench, "do", do)
+            assert study([found], run=tmp_path / "other", store=tmp_path / "store", jobs=1) == []
+        return do(self, job)
+
+    monkeypatch.setattr(Bench, "do", slow)
+    only = {"loss": "TeCoA"}
+    assert study([found], run=tmp_path / "runs", store=tmp_path / "store", jobs=1, only=only) == []
+    cells = json.loads((tmp_path / "runs" / "a" / "cells.json").read_text())["cells"]
+    assert [cell["levels"] for cell in cells] == [{}, {"loss": "TeCoA"}, {"loss": "clean"}]
 
 
 def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 from tests.study.fake_study import main_strength, write_study
 
 from zsrobust.errors import RunError
+from zsrobust.records import UNKNOWN
 from zsrobust.statistics import Outcomes, bootstrap_mean, mcnemar, wilson
-from zsrobust.study import document, page, scores, wording
+from zsrobust.study import document, markdown, page, scores, wording
 from zsrobust.study.claims import HOLDS, OPEN, REVERSED, kind_of
 from zsrobust.study.results import EVERY_ATTACK, Cell, Outcome, StudyTask, load
 
@@ -252,6 +253,29 @@ def test_what_is_written_says_the_same_everywhere_and_follows_cells_json(folder)
     (folder / "cells.json").write_text(json.dumps(cells))
     assert again["finished"] == 4
     assert again["problems"] == ["standard, fine-tuning, seed 1: diverged at step 3"]
+
+
+def test_the_task_of_the_adaptation_is_known_before_any_adapted_cell_is_there(tmp_path, folder):
+    other = shutil.copytree(folder, tmp_path / "other")
+    cells = json.loads((other / "cells.json").read_text())
+    only = {"adapted_on": ["world-compositions"], "cells": cells["cells"][:1]}
+    (other / "cells.json").write_text(json.dumps(cells | only))
+    study = load(other)
+    assert [task.tier for task in study.tasks] == ["adapted", "related", "unrelated", "unrelated"]
+
+
+def test_tasks_of_a_model_adapted_on_nobody_knows_what_are_in_the_tables(tmp_path, folder):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for path in other.glob("store/*/run.json"):
+        run = json.loads(path.read_text())
+        run["models"][0]["adapted_on"].append(UNKNOWN)
+        path.write_text(json.dumps(run))
+    results = document.write(other)
+    head = (other / "table.md").read_text().partition("\n| ")[2].partition("\n")[0]
+    tiers = ["unknown", "related", "adapted", "all"]
+    assert head == " | ".join(["", "seeds", *(f"{t}, {what}" for t in tiers for what in ("clean", "robust"))]) + " |"
+    assert "### Unknown tasks, one by one" in (other / "table.md").read_text()
+    assert "unknown, robust" in markdown.document([results])
 
 
 def test_cells_on_other_data_are_not_compared(tmp_path, folder):

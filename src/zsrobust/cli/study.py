@@ -29,7 +29,7 @@ class StudyOptions:
     """Worker processes. null: one on a GPU, else one a core up to 4. A worker's threads, and so the last bits of
     trained weights, depend on it: go on with the same number."""
     seeds: list[int] = field(default_factory=list, metadata=also("seed"))
-    """Only these seeds. Empty: the recipe's."""
+    """Only these seeds. Empty: the recipe's. Results keep those of earlier calls."""
     only: list[str] = field(default_factory=list, metadata=WHOLE)
     """Only cells with this level of an axis, for example --only loss=TeCoA; repeat it for another axis."""
     dry_run: bool = False

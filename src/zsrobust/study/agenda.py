@@ -27,7 +27,7 @@ class Agenda:
     _open: dict[str, Job] = field(default_factory=dict)
 
     def known(self, job: Job) -> Outcome | None:
-        """How a job ended; looks into the store once."""
+        """How a job ended; looks into the store once, until :meth:`look_again`."""
         if job.key not in self.ended and job.key not in self._missing:
             outcome = self.store.outcome(job.kind, job.key)
             if outcome is None:
@@ -35,6 +35,10 @@ class Agenda:
             else:
                 self.ended[job.key] = outcome
         return self.ended.get(job.key)
+
+    def look_again(self) -> None:
+        """Forgets what was not in the store: another process may have put it there."""
+        self._missing.clear()
 
     def add(self, jobs: Sequence[Job]) -> None:
         """What has to be done of a chain whose last job is wanted: nothing where one before it has failed."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from zsrobust.errors import RunError
 from zsrobust.models import MODEL
 from zsrobust.run_folder import write_atomically
 from zsrobust.study.grid import Cell
 from zsrobust.study.plan import Known, Plan
+from zsrobust.study.results import read_cells
 from zsrobust.study.store import Job
 
 FORMAT = "zsrobust.study/1"
@@ -56,6 +59,16 @@ def is_done(plan: Plan, cell: Cell, known: Known) -> bool:
     return outcome is not None and outcome.failure is None
 
 
+def seeds_before(folder: Path) -> list[int]:
+    """The seeds in ``cells.json`` that its recipe did not have; none where it cannot be read."""
+    try:
+        listed = read_cells(folder)
+        seeds = {cell["seed"] for cell in listed["cells"] if isinstance(cell["seed"], int)}
+        return sorted(seeds - {*listed["recipe"].get("seeds", [0])})
+    except (RunError, KeyError, TypeError, AttributeError):
+        return []  # it will be written anew
+
+
 def write_plan(plan: Plan, known: Known, count: int, threads: int) -> None:
     """``plan.json`` and ``recipe.yaml``."""
     cells = []
@@ -71,15 +84,17 @@ def write_plan(plan: Plan, known: Known, count: int, threads: int) -> None:
 
 def write_cells(plan: Plan, known: Known) -> None:
     """``cells.json``: every cell of the whole study that has ended, in the order of the plan, whoever computed it."""
+    entries = [(cell, _entry(plan, cell, known)) for cell in plan.cells]
     content = {
         "format": FORMAT,
         "study": plan.recipe.name,
         "spec": plan.recipe.spec,
         "title": plan.recipe.title,
         "recipe": plan.recipe.content,
-        "planned": len(plan.cells),
+        "planned": sum(entry is not None or _planned(plan, cell) for cell, entry in entries),
+        "adapted_on": plan.adapted_on,
         "tuning": plan.tuning(known),
-        "cells": [entry for cell in plan.cells if (entry := _entry(plan, cell, known)) is not None],
+        "cells": [entry for _, entry in entries if entry is not None],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False).encode()
     path = plan.folder / "cells.json"
@@ -87,9 +102,12 @@ def write_cells(plan: Plan, known: Known) -> None:
         write_atomically(path, text)
 
 
+def _planned(plan: Plan, cell: Cell) -> bool:
+    """Whether the cell would be missed; one of an earlier call's seeds would not."""
+    return cell.seed is None or cell.seed in plan.recipe.seeds
+
+
 def _entry(plan: Plan, cell: Cell, known: Known) -> dict[str, Any] | None:
-    if cell.combination is not None and plan.recipe.tune is not None and cell.combination not in plan.searches:
-        return None
     resolved = plan.resolve(cell, known)
     if resolved is None:
         return None

@@ -24,7 +24,7 @@ class Order:
         self._waiting: dict[Cell, tuple[Plan, list[Job]]] = {}
         self._tuned_by: dict[str, list[tuple[Plan, Cell]]] = {}
         for plan in plans:
-            for combination, search in plan.searches.items():
+            for combination, search in plan.wanted_searches.items():
                 for value, job in search.trials.items():
                     tried = ", ".join([*combination.levels.values(), f"{search.option} {value:g}"])
                     self._names.setdefault(job.key, f"{plan.recipe.name}: tuning {tried}")

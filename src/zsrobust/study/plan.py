@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import zsrobust
 from zsrobust.api import resolve_attacks
 from zsrobust.attacks.binding import Asked
 from zsrobust.attacks.transfer import Transfer
+from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, ZSRobustError
+from zsrobust.evaluation import device_of
 from zsrobust.jobs import expand_threats, make_method, make_tuning, training_attack
 from zsrobust.methods.targets import check, check_batch
 from zsrobust.recipe import Recipe
@@ -52,6 +55,8 @@ class Search:
     def chosen(self, known: Known) -> float | None:
         """The value with the highest score on held-out images, the smaller of equals; None: too early to say.
 
+        One with which training diverged is below all others: it has no model.
+
         Raises:
             ConfigError: no run gave a score.
         """
@@ -62,8 +67,8 @@ class Search:
                 return None
             if outcome.error is not None:
                 raise ConfigError(f"tuning: {self.option} {value:g} failed: {outcome.error}")
-            scores[value] = outcome.held_out.get(self.score, 0.0) if outcome.diverged is None else 0.0
-        if all(outcome is not None and outcome.diverged is not None for outcome in ended.values()):
+            scores[value] = outcome.held_out.get(self.score, 0.0) if outcome.diverged is None else -math.inf
+        if all(score == -math.inf for score in scores.values()):
             raise ConfigError(f"tuning: training diverged at every {self.option} ({', '.join(map(str, scores))})")
         return max(sorted(scores), key=lambda value: scores[value])
 
@@ -100,6 +105,7 @@ class Plan:
         clock: Predicts times.
         threads: Of each worker: sums round by them.
         wanted: Which cells are to be computed now.
+        further: Seeds of cells that are only looked for: earlier calls had them, the recipe has not.
         overrides: What replaced options of adapt, also for a study that tuning is taken from.
 
     Raises:
@@ -116,24 +122,32 @@ class Plan:
         threads: int,
         wanted: Callable[[Cell], bool],
         overrides: Mapping[str, Any],
+        further: Sequence[int] = (),
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self._bench, self._clock, self._threads = bench, clock, threads
         self.combinations = combinations(recipe)
-        self.cells = cells(recipe, self.combinations)
+        self.cells = cells(recipe.with_seeds(further), self.combinations)
         self.wanted = [cell for cell in self.cells if wanted(cell)]
         if not self.wanted:
             raise ConfigError(f"{recipe.name}: no cell is left with these --seeds and --only")
         self.store = bench.store
         self._resolved: dict[Cell, Resolved] = {}
-        tuned = {cell.combination for cell in self.wanted if cell.combination is not None}
+        # Also of cells that are not wanted now: those that have ended stay in the results.
         self.searches: dict[Combination, Search] = {}
         for combination in self.combinations:
-            if recipe.tune is not None and combination in tuned:
+            if recipe.tune is not None:
                 self.searches[combination] = self._search(combination, recipe.tune, overrides)
             else:
                 with _about(recipe, combination):
                     self._adaptation({**combination.adapt, "seed": 0, "held_out": None})
+        self.adapted_on = sorted({bench.training(combination.adapt).name for combination in self.combinations})
+
+    @property
+    def wanted_searches(self) -> dict[Combination, Search]:
+        """The tuning that wanted cells wait for."""
+        wanted = {cell.combination for cell in self.wanted}
+        return {combination: search for combination, search in self.searches.items() if combination in wanted}
 
     def resolve(self, cell: Cell, known: Known) -> Resolved | None:
         """The cell's jobs; None while its tuning goes on."""
@@ -195,9 +209,9 @@ class Plan:
     def _tuned(self, combination: Combination, known: Known) -> dict[str, float] | None:
         if self.recipe.tune is None:
             return {}
-        search = self.searches.get(combination)
-        value = search.chosen(known) if search is not None else None
-        return {search.option: value} if search is not None and value is not None else None
+        search = self.searches[combination]
+        value = search.chosen(known)
+        return None if value is None else {search.option: value}
 
     def _jobs(self, cell: Cell, combination: Combination, tuned: Mapping[str, float]) -> Resolved:
         adapted = self._adaptation(self.settings(cell, tuned))
@@ -212,6 +226,10 @@ class Plan:
             other = read(tune.source, beside=beside, adapt=overrides)
             if other.tune is None or other.tune.source is not None:
                 raise ConfigError(f"{self.recipe.name}: tune: from: study '{other.name}' does not tune by itself")
+            if other.tune.option != tune.option:
+                raise ConfigError(
+                    f"{self.recipe.name}: tune: from: study '{other.name}' tunes {other.tune.option}, not {tune.option}"
+                )
             like = _most_alike(combination, combinations(other), f"{self.recipe.name}: tune: from: {other.name}")
             source, tune, adapt, values = other.name, other.tune, like.adapt, other.tune.values_for(like.levels)
         else:
@@ -247,6 +265,7 @@ class Plan:
             "threads": self._threads,
             **recipe.deciding(),
             **_compiled(settings),
+            **_device(model),
         }
         units = self._clock.adaptation(model, settings, method, task, held_out)
         return Job("adapted", key_of(content), content, settings, base=settings["model"], units=units)
@@ -280,6 +299,7 @@ class Plan:
             **{name: settings[name] for name in ("mode", "rows", "on_bad_image", "attention")},
             **self._sources(attacks, settings["attention"]),
             **_compiled(settings),
+            **_device(model),
         }
         units = self._clock.evaluation(model, settings, attacks, tasks) * len(seeds)
         key = adapted.key if adapted is not None else None
@@ -303,6 +323,12 @@ def _check_fixed(settings: Mapping[str, Any], *names: str) -> None:
 def _compiled(settings: Mapping[str, Any]) -> dict[str, bool]:
     """An option that came later: left as it was, it changes no key."""
     return {"compile": True} if settings["compile"] else {}
+
+
+def _device(model: Encoder) -> dict[str, str]:
+    """The kind of device, which rounds in its own way; a CPU is not named, and changes no key."""
+    kind = device_of(model).type
+    return {} if kind == "cpu" else {"device": kind}
 
 
 @contextmanager

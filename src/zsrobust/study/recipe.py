@@ -174,6 +174,7 @@ def parse(content: Mapping[str, Any], *, name: str, path: Path | None = None) ->
         path=path,
         content=content,
     )
+    _check_tuned(recipe, adapt)
     if not recipe.evaluate["tasks"]:
         raise ConfigError(f"{name}: evaluate.tasks names no task")
     _check_references(recipe)
@@ -322,6 +323,21 @@ def _tried(given: object, option: str, where: str) -> tuple[float, ...]:
         return numbers
     kept: list[float] = [options.checked("adapt", {option: number}, where)[option] for number in numbers]
     return tuple(kept)
+
+
+def _check_tuned(recipe: StudyRecipe, adapt: Mapping[str, Any]) -> None:
+    """Nothing else sets what is tuned: the cells would not be what their levels say."""
+    if recipe.tune is None:
+        return
+    option = recipe.tune.option
+    head, _, inner = option.partition(".")
+    parts = {f"adapt, or --adapt.{option},": adapt}
+    for axis, levels in recipe.axes.items():
+        parts |= {f"level {level} of {axis}": own for level, own in levels.items()}
+    parts |= {f"also {i + 1}": own for i, (_, own) in enumerate(recipe.also)}
+    for where, own in parts.items():
+        if head in own and (not inner or inner in own[head]):
+            raise ConfigError(f"{recipe.name}: {where} sets {option}, which tune chooses: leave one out")
 
 
 def _check_references(recipe: StudyRecipe) -> None:

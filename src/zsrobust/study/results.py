@@ -186,7 +186,10 @@ def load(folder: str | Path) -> Study:
     recipe = listed.get("recipe") or {}
     plain = [_plain_cell(values, folder) for values in listed["cells"]]
     axes = axes_of(recipe, [cell.levels for cell in plain])
-    adapted_on = frozenset(name for cell in plain if cell.run is not None for name in _adapted_on(cell.run))
+    # Known from the plan too: a task's tier does not wait for the first adapted cell.
+    planned_on = [str(name) for name in listed.get("adapted_on") or ()]
+    runs = [cell.run for cell in plain if cell.run is not None]
+    adapted_on = frozenset([*planned_on, *(name for run in runs for name in _adapted_on(run))])
     alike = _Alike()
     cells = [_measured(cell, adapted_on, alike) for cell in plain]
     cells = [replace(cell, levels={a: cell.levels[a] for a in axes if a in cell.levels}) for cell in cells]

@@ -20,7 +20,7 @@ from zsrobust.models import choose_device
 from zsrobust.report.words import plural
 from zsrobust.study.agenda import Agenda
 from zsrobust.study.bench import Bench
-from zsrobust.study.cells import Failure, failures, is_done, write_cells, write_plan
+from zsrobust.study.cells import Failure, failures, is_done, seeds_before, write_cells, write_plan
 from zsrobust.study.estimate import Clock, Forecast, in_words
 from zsrobust.study.grid import Cell
 from zsrobust.study.order import Order
@@ -53,7 +53,7 @@ def study(
         run: Folder for the studies.
         store: Folder for the models and evaluations that studies share.
         jobs: Worker processes; None: one on a GPU, else one a core up to four. One works in this process.
-        seeds: Only these; empty: the recipes' own.
+        seeds: Only these; empty: the recipes' own. Results keep the seeds of earlier calls.
         only: Only cells with these levels.
         device: ``"auto"``, or torch's name.
         dry_run: Only say what would be done.
@@ -75,6 +75,7 @@ def study(
         Plan(
             recipe.with_seeds(seeds), Path(run) / recipe.name, bench=bench, clock=clock, threads=threads,
             wanted=_wanted(recipe, seeds, only or {}), overrides=overrides or {},
+            further=seeds_before(Path(run) / recipe.name),
         )
         for recipe in recipes
     ]  # fmt: skip
@@ -140,14 +141,14 @@ def _wanted(recipe: StudyRecipe, seeds: Sequence[int], only: Mapping[str, str]) 
         if cell.combination is None:
             return not levels
         right = all(cell.levels[axis] == level for axis, level in levels.items())
-        return right and (not seeds or cell.seed in seeds)
+        return right and cell.seed in (seeds or recipe.seeds)
 
     return wanted
 
 
 def _learn(plan: Plan, known: Known, forecast: Forecast) -> None:
     done: dict[str, Job] = {}
-    for search in plan.searches.values():
+    for search in plan.wanted_searches.values():
         done |= {job.key: job for job in search.trials.values()}
     for cell in plan.wanted:
         found = plan.resolve(cell, known)
@@ -161,7 +162,7 @@ def _learn(plan: Plan, known: Known, forecast: Forecast) -> None:
 def _work_through(
     plans: Sequence[Plan], agenda: Agenda, order: Order, forecast: Forecast, workers: Workers, count: int
 ) -> None:
-    notes = _Notes(plans, agenda.known)
+    notes = _Notes(plans, agenda)
     with Progress(len(order.remaining())) as progress, notes:
         while True:
             while workers.free() and (job := agenda.next()) is not None:
@@ -183,8 +184,8 @@ def _work_through(
 class _Notes:
     """Keeps ``cells.json`` of every study up to date, for a tenth of the time at most; at the end it is complete."""
 
-    def __init__(self, plans: Sequence[Plan], known: Known) -> None:
-        self._plans, self._known, self._next = plans, known, 0.0
+    def __init__(self, plans: Sequence[Plan], agenda: Agenda) -> None:
+        self._plans, self._agenda, self._next = plans, agenda, 0.0
 
     def refresh(self) -> None:
         """Writes, unless the last time is not long ago for what it took."""
@@ -194,7 +195,7 @@ class _Notes:
 
     def _write(self) -> None:
         for plan in self._plans:
-            write_cells(plan, self._known)
+            write_cells(plan, self._agenda.known)
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +203,7 @@ class _Notes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._agenda.look_again()
         self._write()
 
 
@@ -215,9 +217,9 @@ def _tell(plan: Plan, known: Known, say: Say) -> None:
     counts += ["the unadapted model"] if recipe.unadapted else []
     done = sum(is_done(plan, cell, known) for cell in plan.wanted)
     say(f"         {len(plan.wanted)} cells to have, {done} of them there: {', '.join(counts)}")
-    if plan.searches:
-        trials = {job.key: job for search in plan.searches.values() for job in search.trials.values()}
-        first = next(iter(plan.searches.values()))
+    if searches := list(plan.wanted_searches.values()):
+        trials = {job.key: job for search in searches for job in search.trials.values()}
+        first = searches[0]
         source = f", as in {first.source}" if first.source else ""
         there = sum(known(job) is not None for job in trials.values())
         say(

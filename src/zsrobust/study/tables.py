@@ -96,7 +96,7 @@ def interval_text(line: Mapping[str, Any], what: str) -> str:
 def tiers_in(study_lines: Sequence[Line]) -> list[str]:
     """The tiers that occur, the headline first."""
     there = {line["over"] for line in study_lines}
-    return [tier for tier in ("unrelated", "related", "adapted", ALL) if tier in there]
+    return [tier for tier in ("unrelated", "unknown", "related", "adapted", ALL) if tier in there]
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
