@@ -17,6 +17,7 @@ from tests.fakes import CLASSES, Toy, labelled_by, task
 from torch import Tensor
 
 from zsrobust.attacks.base import Attack, Model, Outcome
+from zsrobust.attacks.oblivious import ToTheEnd
 from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.attacks.square import Square
 from zsrobust.defences import wrapped
@@ -328,7 +329,7 @@ def test_another_configuration_is_refused_and_named(encoder: Toy, blobs: Task, t
     before = evaluated(tmp_path, encoder, [blobs], [attack])
     relabelled = replace(blobs, class_names=(*CLASSES[:3], "shark"))
     for message, change in (
-        ("random_start of attack 'pgd:2' was", {"attacks": [PGD(THREAT, 2, random_start=False)]}),
+        ("judged of attack 'pgd:2' was null, now", {"attacks": [ToTheEnd(THREAT, 2, step_size=None)]}),
         ("fingerprint of model 'toy' was", {"encoder": Toy(seed=1)}),
         ("class_names of task 'blobs' was", {"tasks": [relabelled]}),
         ("rows was 4, now 8", {"rows": 8}),

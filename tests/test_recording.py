@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,8 @@ from tests.fakes import CLASSES, Toy, labelled_by, task
 from zsrobust import recording
 from zsrobust.alarms.base import Alarm
 from zsrobust.alarms.claims import refuted
-from zsrobust.attacks import lanes, suites
+from zsrobust.api import evaluate
+from zsrobust.attacks import lanes, parse, suites
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Outcome
 from zsrobust.attacks.binding import Asked
@@ -26,8 +28,9 @@ from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
 from zsrobust.attacks.suites import Member, Suite
 from zsrobust.attacks.transfer import Transfer
+from zsrobust.defences import wrapped
 from zsrobust.distributed import World
-from zsrobust.errors import RunError
+from zsrobust.errors import ConfigError, RunError
 from zsrobust.recording import evaluate_into, settings
 from zsrobust.records import CLEAN, Record, RecordFile, suite_of
 from zsrobust.run_folder import RunFolder
@@ -119,6 +122,52 @@ def test_a_suite_for_many_classes_keeps_its_name_and_both_can_be_in_a_run(encode
         tmp_path, encoder, [*tasks, labelled_by(encoder, task(6, name="also few"))], [Suite("autoattack", THREAT)]
     )
     assert {tuple(entry["tasks"]) for entry in header(tmp_path)["attacks"]} == {("few", "also few"), ("many",)}
+
+
+def ten() -> list[str]:
+    return [*CLASSES, *(f"thing {i}" for i in range(10 - len(CLASSES)))]
+
+
+def test_an_oblivious_suite_for_few_classes_has_its_own_name_and_tasks(encoder: Toy, tmp_path: Path) -> None:
+    defended = wrapped(encoder, "jpeg")
+    few, many = labelled_by(encoder, task(6, name="few")), labelled_by(encoder, task(6, name="many", classes=ten()))
+    attacks = [parse("oblivious:autoattack", THREAT)]
+    evaluated(tmp_path, defended, [many], attacks)
+    content = header(tmp_path)
+    assert content["attacks"][0].pop("tasks") == ["many"]
+    (tmp_path / "run.json").write_text(json.dumps(content))  # as earlier versions wrote it
+    records = evaluated(tmp_path, defended, [many, few], attacks)
+    assert evaluated(tmp_path, defended, [many], attacks) == records
+    assert {(r.task, r.attack) for r in records if r.attack != CLEAN} == {
+        ("few", "oblivious:autoattack-few"), ("many", "oblivious:autoattack"),
+    }  # fmt: skip
+    assert {(entry["name"], *entry["tasks"]) for entry in header(tmp_path)["attacks"]} == {
+        ("oblivious:autoattack-few", "few"), ("oblivious:autoattack", "many"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "message"),
+    [
+        ("apgd:dlr-t", 3, "the targeted DLR loss needs at least 4 classes, not 3: use apgd:margin-t"),
+        ("apgd:dlr", 2, "the DLR loss needs at least 3 classes, not 2: use apgd:margin"),
+        ("oblivious:apgd:dlr", 2, "the DLR loss needs at least 3 classes, not 2: use apgd:margin"),
+        ("fab", 101, "attack 'fab' takes a gradient for each of 101 classes at every step .at most 100.; use fab:t"),
+    ],
+)
+def test_what_a_later_task_makes_impossible_is_refused_before_the_first(
+    encoder: Toy, tmp_path: Path, attack: str, classes: int, message: str
+) -> None:
+    first = labelled_by(encoder, task(4))
+    second = replace(task(4, name="later", seed=1), class_names=tuple(f"thing {i}" for i in range(classes)))
+    calls = encoder.pixel_calls, encoder.text_calls
+    defended = wrapped(encoder, "jpeg")
+    with pytest.raises(ConfigError, match=f"^task 'later': {message}"):
+        evaluated(tmp_path / "run", defended, [first, second], [parse(attack, THREAT)])
+    with pytest.raises(ConfigError, match=f"^task 'later': {message}"):
+        evaluate(defended, [first, second], attacks=attack, threat=THREAT, run=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert (encoder.pixel_calls, encoder.text_calls) == calls
 
 
 class Stop(BaseException):

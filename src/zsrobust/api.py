@@ -12,7 +12,8 @@ from typing import Literal, cast
 
 from zsrobust.attacks import leaves_open, parse
 from zsrobust.attacks.base import Attack
-from zsrobust.attacks.binding import Asked, carry, check_defended
+from zsrobust.attacks.binding import Asked, carry, check_classes, check_defended
+from zsrobust.attacks.oblivious import Oblivious
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.suites import Suite
@@ -103,7 +104,8 @@ def evaluate(
         restarts: Likewise.
         targets: Likewise, classes to push towards.
         queries: Likewise, of attacks without gradients.
-        batch_size: Examples in flight. Verdicts do not depend on it.
+        batch_size: Examples in flight. Verdicts do not depend on it, unless the model is random: then what an attack
+            finds does.
         rows: Rows of one forward pass; kernels round by shape, so it is stored. ``"auto"``: found by measurement
             (:func:`zsrobust.tuned.best_rows`), or what the run has.
         attention: ``"auto"``: the faster one, found by measurement, or what the run has. None: as the encoders have it.
@@ -139,6 +141,7 @@ def evaluate(
     )  # fmt: skip
     searches = carry(asked, partial(load_model, device=str(device_of(encoders[0]))))
     check_defended(searches, encoders)
+    check_classes(searches, {one.name: len(one.class_names) for one in chosen})
     me = world()
     if me.main:
         _tell_of_other_suites(searches, chosen)
@@ -210,7 +213,7 @@ def check_images(save_images: str | Path | None) -> None:
 def _tell_of_other_suites(attacks: Sequence[Asked], tasks: Sequence[Task]) -> None:
     """Warns where a task has too few classes for a suite, so that another takes its place."""
     changes: dict[tuple[str, str], list[str]] = {}
-    for suite in (attack for attack in attacks if isinstance(attack, Suite)):
+    for suite in (attack for attack in attacks if isinstance(attack, Suite | Oblivious)):
         for one in tasks:
             instead = suite.for_classes(len(one.class_names))
             if instead is not suite:

@@ -90,13 +90,20 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ConfigError: fewer than 3 classes.
     """
-    if logits.shape[1] < 3:
-        raise ConfigError(
-            f"the DLR loss needs at least 3 classes, not {logits.shape[1]}: use apgd:margin (or apgd:ce) instead"
-        )
+    check_dlr(logits.shape[1])
     logits = logits.float()
     top = logits.topk(3, dim=1).values
     return margin_loss(logits, labels) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def check_dlr(classes: int) -> None:
+    """Whether there are classes enough for :func:`dlr`.
+
+    Raises:
+        ConfigError: fewer than 3.
+    """
+    if classes < 3:
+        raise ConfigError(f"the DLR loss needs at least 3 classes, not {classes}: use apgd:margin (or apgd:ce) instead")
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

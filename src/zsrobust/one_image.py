@@ -24,6 +24,7 @@ from zsrobust.geometry import Geometry
 from zsrobust.losses import margin
 from zsrobust.pictures import eight_bit, magnified
 from zsrobust.pixels import to_images, to_pixels
+from zsrobust.randomness import Draws
 from zsrobust.tasks.images import decode
 from zsrobust.tasks.loader import NATIVE_SIDE
 from zsrobust.text_head import TextHead
@@ -96,7 +97,7 @@ def attack_image(
         label: One of the names; None: what the model says of the image.
         target: One of the names, not the label; None: any wrong class will do.
         templates: Prompt templates with one ``{}`` each.
-        seed: Of the attack's random numbers.
+        seed: Of the attack's random numbers, and of a random model's draws.
         source: Loads the model that a transfer attack names.
 
     Raises:
@@ -120,7 +121,7 @@ def attack_image(
     model = classifier(encoder)
     given = None if label is None else _index(label, names)
     chosen = None if target is None else _index(target, names)
-    clean = _judged(model, pixels, given or 0)
+    clean = _judged(model, pixels, given or 0, seed)
     truth = int(clean.predictions[0]) if given is None else given
     if chosen == truth:
         raise ConfigError(f"the target '{names[truth]}' is the label itself; name another class")
@@ -135,9 +136,9 @@ def attack_image(
         geometry=geometry.describe(),
         label=truth,
         target=chosen,
-        clean=_judged(model, pixels, truth),
+        clean=_judged(model, pixels, truth, seed),
         found=best.verdict,
-        rounded=_judged(model, rounded, truth),
+        rounded=_judged(model, rounded, truth, seed),
         size=best.size,
         size_8bit=float(attack.threat.size(rounded - pixels)[0]),
         image=to_images(rounded)[0],
@@ -157,8 +158,8 @@ def _index(name: str, names: Sequence[str]) -> int:
     return list(names).index(name)
 
 
-def _judged(model: ZeroShotClassifier, pixels: Tensor, label: int) -> Verdict:
-    return judge(model, pixels, torch.tensor([label], device=pixels.device))
+def _judged(model: ZeroShotClassifier, pixels: Tensor, label: int, seed: int) -> Verdict:
+    return judge(model, pixels, torch.tensor([label], device=pixels.device), seed=seed, examples=[0])
 
 
 def _fooled(verdict: Verdict, label: int, target: int | None) -> bool:
@@ -187,9 +188,10 @@ def _first_success(
     """The attacks in order, until one succeeds; if none does, what came closest."""
     best: _Found | None = None
     for attack in attacks:
-        outcome = _search(attack, model, pixels, label, target, seed)
+        with Draws(pixels.device, seed, attack.name, attack.threat.describe(), 0):
+            outcome = _search(attack, model, pixels, label, target, seed)
         adversarial, sizes = enforce(attack.threat, outcome.pixels, pixels)
-        verdict = _judged(model, adversarial, label)
+        verdict = _judged(model, adversarial, label, seed)
         aim = torch.full_like(verdict.predictions, target or 0)
         lack = verdict.margins if target is None else -margin(verdict.logits, aim)
         found = _Found(attack.name, verdict, float(sizes[0]), float(lack[0]))

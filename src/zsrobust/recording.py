@@ -21,7 +21,8 @@ from zsrobust.alarms.checkup import quick
 from zsrobust.alarms.claims import refuted
 from zsrobust.alarms.subject import Subject
 from zsrobust.attacks.base import Attack, Model
-from zsrobust.attacks.binding import Asked, expand
+from zsrobust.attacks.binding import Asked, check_classes, expand
+from zsrobust.attacks.oblivious import Oblivious
 from zsrobust.attacks.suites import Suite
 from zsrobust.attacks.transfer import Transfer
 from zsrobust.classifier import ZeroShotClassifier
@@ -99,9 +100,11 @@ def evaluate_into(
         watch: Called with each attacked batch of this process.
 
     Raises:
+        ConfigError: an attack cannot run on one of the tasks.
         RunError: the run is another one's, or cannot be written, or a process of the job is gone; what is there is
             kept.
     """
+    check_classes(attacks, {task.name: len(task.class_names) for task in tasks})
     me = world()
     if not (me.main or isinstance(run, ReadOnly)):
         raise ConfigError("this cannot be shared by several processes: start it without torchrun")
@@ -323,12 +326,23 @@ def _declare(run: RunFolder, attack: Asked, source: Mapping[str, object], task: 
     """Writes into ``run.json`` what will run on the task; a suite's members may differ between tasks."""
     ball = {"threat": attack.threat.describe()}
     run.declare("threats", attack.threat.describe())
-    if not isinstance(attack, Suite):
+    classes, this = len(task.class_names), {"tasks": [task.name]}
+    if isinstance(attack, Suite):
+        for member in attack.for_classes(classes).members(classes):
+            run.declare("attacks", member.describe() | ball | this)
+    elif isinstance(attack, Oblivious) and isinstance(attack.attack, Suite):
+        _tell_tasks(run, attack)
+        run.declare("attacks", attack.for_classes(classes).describe() | ball | this)
+    else:
         run.declare("attacks", {**attack.describe(), **ball, **source})
-        return
-    classes = len(task.class_names)
-    for member in attack.for_classes(classes).members(classes):
-        run.declare("attacks", member.describe() | ball | {"tasks": [task.name]})
+
+
+def _tell_tasks(run: RunFolder, attack: Oblivious) -> None:
+    """Which tasks an oblivious suite was for, in runs of earlier versions, which do not say it."""
+    for entry in run.header["attacks"]:
+        if entry["name"] == attack.name and "tasks" not in entry:
+            known = {one["name"]: len(one["class_names"]) for one in run.header["tasks"]}
+            entry["tasks"] = [name for name, classes in known.items() if attack.for_classes(classes) is attack]
 
 
 def _weights(attack: Asked) -> dict[str, object]:

@@ -122,6 +122,11 @@ def test_an_option_written_after_the_name_wins() -> None:
     assert leaves_open("oblivious:pgd:20", "restarts")
     assert not leaves_open("oblivious:pgd:20", "steps")
     assert not leaves_open("oblivious:pgd:20:restarts=2", "restarts")
+    assert not leaves_open("oblivious:steps=3", "steps")
+    assert parse("oblivious:pgd:20:restarts=5", LINF, steps=7, restarts=2) == Oblivious(PGD(LINF, 20, restarts=5))
+    assert parse("oblivious", LINF, steps=7) == parse("oblivious:steps=7", LINF) == Oblivious(PGD(LINF, 7))
+    assert parse("oblivious:attack=cw", LINF) == Oblivious(PGD(LINF, loss=margin_loss))
+    assert parse("transfer:tiny+ttc", LINF, steps=3) == Transfer("tiny+ttc", LINF, 3)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,16 @@ def test_an_option_written_after_the_name_wins() -> None:
         ("cw-l2", "cannot search linf"),
         ("oblivious:pdg", "unknown attack 'pdg'; did you mean 'pgd'?"),
         ("oblivious:pgd:20:restart=3", "unknown option of attack 'pgd' 'restart'"),
+        ("oblivious:pgd:20:steps=5", "attack 'pgd:20:steps=5' has the option 'steps' twice"),
+        ("oblivious:paper:pgd:20:steps=5", "attack 'paper:pgd:20:steps=5' has the option 'steps' twice"),
+        ("oblivious:cw:attack=pgd", "attack 'oblivious:cw:attack=pgd' has the option 'attack' twice"),
+        (
+            "transfer:tiny+ttc:steps=3",
+            "'transfer:tiny+ttc:steps=3' does not say whether steps is of the transfer or of the defence: beside "
+            "transfer:tiny+ttc, --steps 3 is of the transfer; ",
+        ),
+        ("transfer:tiny+jpeg:quality=50", "does not say whether quality is of the transfer or of the defence: "),
+        ("transfer:model=tiny+ttc:steps=3:restarts=2", "whether restarts, steps are of the transfer or of the defence"),
         ("oblivious:transfer:tiny", "takes an attack on the model itself, not 'transfer:tiny'"),
         ("oblivious:oblivious:pgd", "takes an attack on the model itself, not 'oblivious:pgd:10'"),
     ],

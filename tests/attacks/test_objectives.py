@@ -11,7 +11,7 @@ from torch import Tensor
 from zsrobust.attacks.objectives import away, away_dlr, targeted_dlr, towards_rival, towards_rival_dlr
 from zsrobust.attacks.probe import Lanes, Objective
 from zsrobust.errors import ConfigError
-from zsrobust.losses import cross_entropy, dlr, margin_loss
+from zsrobust.losses import cross_entropy, dlr, margin, margin_loss
 
 
 def lanes(labels: list[int], *, aims: list[int] | None = None, rivals: list[int] | None = None) -> Lanes:
@@ -73,6 +73,12 @@ def test_dlr_of_the_label_becomes_the_targeted_one_with_aims() -> None:
     assert torch.equal(away_dlr(LOGITS, lanes([0, 1, 2])), dlr(LOGITS, labels))
     aimed = away_dlr(LOGITS, lanes([0, 1, 2], aims=[3, 4, 0]))
     assert torch.equal(aimed, targeted_dlr(LOGITS, labels, aims))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_dlr_with_aims_is_the_aims_margin_where_there_are_too_few_classes_for_the_ratio(classes: int) -> None:
+    logits, aims = LOGITS[:, :classes], torch.tensor([1, 0, 1])
+    assert torch.equal(away_dlr(logits, lanes([0, 1, 0], aims=[1, 0, 1])), margin(logits, aims))
 
 
 def test_towards_rival_climbs_the_rival_above_the_label() -> None:

@@ -10,6 +10,7 @@ import torch
 from tests.fakes import CLASSES, Toy, labelled_by, task
 
 import zsrobust as zr
+from zsrobust.api import _tell_of_other_suites
 from zsrobust.attacks import parse
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Attack
@@ -77,8 +78,17 @@ def test_a_suite_stops_at_its_first_success_without_the_defence() -> None:
     assert 0 < int(first.claimed.sum()) < 6
     assert torch.equal(found.pixels, torch.where(first.claimed.view(-1, 1, 1, 1), first.pixels, second.pixels))
     assert torch.equal(found.backwards, first.backwards + torch.where(first.claimed, 0, second.backwards))
-    with pytest.raises(ConfigError, match="needs 10 classes"):
-        expand(parse("oblivious:autoattack", THREAT), 4, lambda _: bare)
+
+
+def test_another_suite_for_few_classes_goes_by_its_own_name() -> None:
+    asked = parse("oblivious:autoattack", THREAT)
+    (few,), (many,) = (expand(asked, classes, lambda _: Toy()) for classes in (4, 10))
+    assert (few.name, many.name) == ("oblivious:autoattack-few", "oblivious:autoattack")
+    assert isinstance(few, Oblivious)
+    assert [member.name for member in few.parts][1:3] == ["autoattack-few/apgd:ce", "autoattack-few/apgd:dlr-t"]
+    assert few.describe()["name"] == few.name
+    with pytest.warns(UserWarning, match="'oblivious:autoattack' is for 10 classes or more; on blobs: 'oblivious:auto"):
+        _tell_of_other_suites([asked], [BLOBS])
 
 
 def test_a_model_without_a_defence_has_nothing_to_ignore() -> None:

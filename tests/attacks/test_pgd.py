@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.encoders.huggingface import from_folder
 from zsrobust.errors import ConfigError, UnknownName
-from zsrobust.losses import cross_entropy, margin
+from zsrobust.losses import cross_entropy, margin, margin_loss
 from zsrobust.randomness import uniform
 from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
@@ -418,6 +419,21 @@ def test_attacks_are_parsed_and_described() -> None:
         "random_start": True, "loss": "cross_entropy", "precision": "float32", "gradient": True,
     }  # fmt: skip
     assert isinstance(both, Attack)
+
+
+def test_two_attacks_that_differ_have_two_names() -> None:
+    def mine(logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels)
+
+    threat = Threat("linf", "4/255")
+    assert PGD(threat, 20, random_start=False).name == "pgd:20:random_start=False"
+    assert PGD(threat, 20, loss=mine).name == "pgd:20:loss=mine"
+    assert PGD(threat, 20, loss=partial(mine), restarts=2).name == "pgd:20:restarts=2:loss=partial"
+    assert PGD(threat, 20, loss=margin_loss, random_start=False).name == "cw:20:random_start=False"
+    assert PGD(threat, 1, random_start=False).name == fgsm(threat).name == "fgsm"
+    assert fgsm(threat, loss=margin_loss).name == "fgsm:loss=margin_loss"
+    assert fgsm(threat, loss=mine).name == "fgsm:loss=mine"
+    assert {PGD(threat).name, PGD(threat, loss=margin_loss).name} == {"pgd:10", "cw:10"}
 
 
 @pytest.mark.parametrize(("steps", "alpha"), [(1, 1.0), (2, 1.0), (5, 0.5), (20, 0.125)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,20 @@ def test_every_member_runs_for_any_number_of_classes(norm: str, classes: int) ->
         outcome = attack.search(model, pixels, labels, seed=0, examples=range(4))
         allowed, _ = enforce(threat, outcome.pixels, pixels)
         assert bool((judge(model, allowed, labels).predictions != labels).all()), attack.name
+
+
+@pytest.mark.parametrize("name", ["autoattack-few", "rand", "paper:aa"])
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_every_member_can_aim_at_a_target_for_any_number_of_classes(name: str, classes: int) -> None:
+    model, pixels = Linear.random(classes, SHAPE, scale=0.3), images(4, inner=True)
+    labels = predicted(model, pixels)
+    targets, threat = (labels + 1) % classes, Threat("linf", 0.4)
+    for member in Suite(name, threat).members(classes):
+        short = isinstance(member.attack, APGD)
+        attack = replace(member, attack=replace(member.attack, steps=10)) if short else member
+        outcome = attack.search(model, pixels, labels, seed=0, examples=range(4), targets=targets)
+        allowed, _ = enforce(threat, outcome.pixels, pixels)
+        assert torch.equal(judge(model, allowed, labels).predictions, targets), attack.name
 
 
 def test_members_stream_and_take_targets_as_the_attack_itself() -> None:

@@ -1,7 +1,8 @@
 """Attacks without a gradient that are stronger than those with one.
 
-Square (Andriushchenko et al. 2020, arXiv 1912.00049) sees logits alone, and a transfer attack not even those; where
-they break what gradients do not, the gradients are masked (Athalye et al. 2018b, arXiv 1802.00420, section 3.1).
+Square (Andriushchenko et al. 2020, arXiv 1912.00049) sees logits alone; a transfer attack climbs another model and asks
+this one at every step, as :class:`zsrobust.attacks.transfer.Transfer` does. Where they break what gradients do not, the
+gradients are masked (Athalye et al. 2018b, arXiv 1802.00420, section 3.1).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from zsrobust.alarms.subject import Subject
 from zsrobust.alarms.white_box import searched, white_box
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.square import Square
+from zsrobust.attacks.views import Guided
 from zsrobust.losses import margin, margin_loss
 
 QUERIES = 500
@@ -51,4 +53,5 @@ def _tried(subject: Subject, pixels: Tensor, labels: Tensor) -> Iterator[tuple[s
     yield square.name, searched(subject, square, pixels, labels)[0]
     for number, other in enumerate(subject.others, start=1):
         attack = PGD(subject.threat, _TRANSFER_STEPS, loss=margin_loss)
-        yield f"transfer from model {number}", searched(subject, attack, pixels, labels, model=other)[0]
+        guided = Guided(subject.classifier, other)
+        yield f"transfer from model {number}", searched(subject, attack, pixels, labels, model=guided)[0]

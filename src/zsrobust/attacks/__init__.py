@@ -3,14 +3,15 @@
 A user's package adds its own through the entry-point group ``zsrobust.attacks``: a callable
 ``(threat, argument, **options) -> Attack``, where ``argument`` is the word after the name (None without one). Its
 keyword-only parameters, with their defaults and annotations, are the attack's options; one that is called ``precision``
-is given what the evaluation's mode says.
+is given what the evaluation's mode says. An attack that cannot run with any number of classes has
+``check_classes(classes)``, which raises ConfigError and is called before an evaluation begins.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zsrobust.attacks.options import Mode, arguments, has, read, word_of
+from zsrobust.attacks.options import Mode, Written, arguments, has, only_one_owner, read, within, word_of
 from zsrobust.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ ATTACKS = Registry(
 
 
 def parse(text: str, threat: Threat, *, mode: Mode = "exact", **options: object) -> Asked:
-    """The attack called ``text`` in ``threat``; an attack's own name gives an equal attack.
+    """The attack called ``text`` in ``threat``; its own name gives an equal attack, where all of it can be written.
 
     Args:
         text: ``NAME[:WORD][:option=value]…``.
@@ -43,7 +44,7 @@ def parse(text: str, threat: Threat, *, mode: Mode = "exact", **options: object)
         UnknownName: no such attack, or it has no such option.
         ConfigError: a value that the attack does not take.
     """
-    written = read(text, ATTACKS)
+    written = _read(text)
     build = ATTACKS[written.name]
     given = {option: value for option, value in options.items() if value is not None}
     attack: Asked = build(threat, **arguments(build, written, given, mode))
@@ -56,8 +57,23 @@ def leaves_open(text: str, option: str) -> bool:
     Raises:
         UnknownName: no such attack.
     """
-    written = read(text, ATTACKS)
+    written = _read(text)
+    if written.name == "oblivious":
+        return leaves_open(written.word or "pgd", option)
     build = ATTACKS[written.name]
-    if written.name == "oblivious":  # its options are those of the attack that it takes
-        return option not in written.options and leaves_open(written.word or "pgd", option)
     return has(build, option) and option not in written.options and (written.word is None or option != word_of(build))
+
+
+def _read(text: str) -> Written:
+    """Takes ``text`` apart; what may follow an attack or a model within it may belong to that.
+
+    Raises:
+        UnknownName: no such attack.
+        ConfigError: an option that is there twice, or whose owner is not clear.
+    """
+    written = read(text, ATTACKS)
+    if written.name == "oblivious":
+        return within(written, "attack", "pgd")
+    if written.name == "transfer":
+        only_one_owner(written, "model")
+    return written

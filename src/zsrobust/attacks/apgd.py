@@ -30,10 +30,10 @@ from torch import Tensor
 
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, nearest_rivals, no_rivals
 from zsrobust.attacks.naming import full_name
-from zsrobust.attacks.objectives import away, away_dlr, towards_rival, towards_rival_dlr
+from zsrobust.attacks.objectives import away, away_dlr, check_targeted_dlr, towards_rival, towards_rival_dlr
 from zsrobust.attacks.probe import Lanes, Objective, Precision, Probe
 from zsrobust.errors import ConfigError, UnknownName
-from zsrobust.losses import cross_entropy, margin_loss
+from zsrobust.losses import check_dlr, cross_entropy, margin_loss
 from zsrobust.randomness import uniform
 from zsrobust.threat import Threat
 
@@ -64,7 +64,8 @@ class APGD(LaneAttack):
         precision: Of the passes; a break found in bfloat16 counts only after a float32 pass.
 
     The DLR losses need 3 classes (``dlr``) or 4 (``dlr-t``); with fewer, a search raises ConfigError. A user's target
-    is pushed towards by every loss; ``dlr`` is then the targeted DLR loss.
+    is pushed towards by every loss; ``dlr`` is then the targeted DLR loss, and with fewer than 4 classes the target's
+    margin.
     """
 
     threat: Threat
@@ -118,6 +119,17 @@ class APGD(LaneAttack):
             "precision": self.precision,
             "gradient": True,
         }
+
+    def check_classes(self, classes: int) -> None:
+        """Whether a task has classes enough for the loss.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if self.loss == "dlr":
+            check_dlr(classes)
+        elif self.loss == "dlr-t":
+            check_targeted_dlr(classes)
 
     def rivals(self, clean: Callable[[], Tensor], labels: Tensor, aims: Tensor) -> Tensor:
         """(B, restarts × targets); every target comes once before any comes again."""

@@ -148,7 +148,10 @@ def patch(
 def transfer(
     threat: Threat, model: str = "", *, steps: int = 100, restarts: int = 1, precision: Precision = "float32"
 ) -> Transfer:
-    """Auto-PGD on the margin of another model, as in transfer:openai/clip-vit-base-patch32."""
+    """Auto-PGD on the margin of another model, as in transfer:openai/clip-vit-base-patch32.
+
+    Options cannot be written behind a model with a defence (``tiny+ttc``), whose they might be.
+    """
     return Transfer(model, threat, steps, restarts=restarts, precision=precision)
 
 

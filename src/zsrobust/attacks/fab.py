@@ -117,6 +117,18 @@ class FAB(LaneAttack):
             "gradient": True,
         }
 
+    def check_classes(self, classes: int) -> None:
+        """Whether a task has few enough classes to climb to all of them.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if self.targets is None and classes > MOST:
+            raise ConfigError(
+                f"attack 'fab' takes a gradient for each of {classes} classes at every step (at most {MOST}); "
+                f"use fab:t, which takes the {TARGETS} nearest"
+            )
+
     def rivals(self, clean: Callable[[], Tensor], labels: Tensor, aims: Tensor) -> Tensor:
         """(B, targets × restarts): all runs against the nearest class, then against the next; or the aim alone."""
         if self.targets is None and not bool((aims >= 0).any()):
@@ -195,11 +207,7 @@ class _FABRuns(Runs):
         while rival < self.classes:
             wanted = roaming & (lanes.labels != rival)
             value, slope = probe.climb(self.points, self._lead(torch.full_like(lanes.labels, rival)), wanted)
-            if self.classes > MOST:
-                raise ConfigError(
-                    f"attack 'fab' takes a gradient for each of {self.classes} classes at every step (at most {MOST}); "
-                    f"use fab:t, which takes the {TARGETS} nearest"
-                )
+            self.attack.check_classes(self.classes)
             distance = value.abs() / (self._steepness(slope) + 1e-12)
             take = wanted & (distance < nearest)
             nearest = torch.where(take, distance, nearest)

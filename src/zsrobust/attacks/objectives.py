@@ -17,6 +17,9 @@ from zsrobust.losses import TINY, dlr, margin
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,)) → per-example loss (B,) that is higher the less the label is predicted."""
 
+CLASSES = 4
+"""That the targeted DLR loss needs: the fourth logit is in it."""
+
 
 def away(loss: Loss) -> Objective:
     """Climbs the loss of the label; in a lane with an aim, descends the loss of the aim."""
@@ -30,10 +33,14 @@ def away(loss: Loss) -> Objective:
 
 
 def away_dlr(logits: Tensor, lanes: Lanes) -> Tensor:
-    """Climbs the DLR loss of the label; with aims, the targeted DLR loss towards them."""
+    """Climbs the DLR loss of the label; with aims, the targeted DLR loss towards them.
+
+    With aims and fewer than 4 classes, which the targeted DLR loss needs, the margin of the aim is climbed.
+    """
     if not bool((lanes.aims >= 0).any()):
         return dlr(logits, lanes.labels)
-    return targeted_dlr(logits, lanes.labels, lanes.aims.clamp_min(0))
+    aims = lanes.aims.clamp_min(0)
+    return margin(logits, aims) if logits.shape[1] < CLASSES else targeted_dlr(logits, lanes.labels, aims)
 
 
 def towards_rival(logits: Tensor, lanes: Lanes) -> Tensor:
@@ -64,14 +71,23 @@ def targeted_dlr(logits: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
     Raises:
         ConfigError: fewer than 4 classes.
     """
-    if logits.shape[1] < 4:
-        raise ConfigError(
-            f"the targeted DLR loss needs at least 4 classes, not {logits.shape[1]}: "
-            "use apgd:margin-t (or apgd:margin) instead"
-        )
+    check_targeted_dlr(logits.shape[1])
     logits = logits.float()
     top = logits.topk(4, dim=1).values
     return _lead(logits, labels, rivals) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
+
+
+def check_targeted_dlr(classes: int) -> None:
+    """Whether there are classes enough for :func:`targeted_dlr`.
+
+    Raises:
+        ConfigError: fewer than 4.
+    """
+    if classes < CLASSES:
+        raise ConfigError(
+            f"the targeted DLR loss needs at least {CLASSES} classes, not {classes}: "
+            "use apgd:margin-t (or apgd:margin) instead"
+        )
 
 
 def _lead(logits: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:

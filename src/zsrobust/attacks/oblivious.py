@@ -92,13 +92,17 @@ class Oblivious:
         """What its strength depends on; ``gradient``: none of the model that is judged."""
         return _run(self.attack).describe() | {"name": self.name, "oblivious": True, "gradient": False}
 
-    def bound(self, classes: int) -> Oblivious:
-        """The attack on a task of so many classes.
+    def for_classes(self, classes: int) -> Oblivious:
+        """The attack for a task of so many classes: itself, or one with the suite that takes its suite's place."""
+        if not isinstance(self.attack, Suite) or (suite := self.attack.for_classes(classes)) is self.attack:
+            return self
+        return replace(self, attack=suite)
 
-        Raises:
-            ConfigError: a suite that needs more classes.
-        """
-        return replace(self, parts=tuple(self.attack.members(classes))) if isinstance(self.attack, Suite) else self
+    def bound(self, classes: int) -> Oblivious:
+        """The attack on a task of so many classes, with the members of its suite."""
+        chosen = self.for_classes(classes)
+        suite = chosen.attack
+        return replace(chosen, parts=tuple(suite.members(classes))) if isinstance(suite, Suite) else chosen
 
     def search(self, model: Model, pixels: Tensor, labels: Tensor, *, seed: int, examples: Sequence[int]) -> Outcome:
         """Images (B, 3, H, W) made for the undefended model; nothing is claimed about the defended one.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -71,6 +71,33 @@ def read(text: str, names: Iterable[str]) -> Written:
     else:
         raise UnknownName("attack", head, known)
     return Written(text.strip(), name, ":".join(rest) or None, options)
+
+
+def within(written: Written, word: str, default: str) -> Written:
+    """An attack that takes another one as its ``word``: the options are that one's, and stand behind it."""
+    options = dict(written.options)
+    first = written.word or options.pop(word, default)
+    inner = ":".join([first, *(f"{name}={value}" for name, value in options.items() if name != word)])
+    return replace(written, word=inner, options={name: options[name] for name in options if name == word})
+
+
+def only_one_owner(written: Written, word: str) -> None:
+    """Whether it is clear whose the options of an attack are that takes a model as its ``word``.
+
+    Raises:
+        ConfigError: the model is behind a defence, which may have options too.
+    """
+    model = written.word or written.options.get(word, "")
+    options = {name: value for name, value in sorted(written.options.items()) if name != word}
+    if "+" not in model or not options:
+        return
+    own = " ".join(f"--{name} {value}" for name, value in options.items())
+    are = "are" if len(options) > 1 else "is"
+    raise ConfigError(
+        f"attack '{written.text}' does not say whether {', '.join(options)} {are} of the transfer or of the defence: "
+        f"beside {written.name}:{model}, {own} {are} of the transfer; a defence with options comes as a model, "
+        "from Python: Transfer(wrapped(load(MODEL), 'ttc:steps=3'), threat)"
+    )
 
 
 def takes(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:

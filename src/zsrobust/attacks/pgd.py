@@ -65,12 +65,23 @@ class PGD(LaneAttack):
 
     @property
     def name(self) -> str:
-        """``pgd:K``, ``cw:K`` with the margin loss, or ``fgsm``; with what is not the default."""
+        """``pgd:K``, ``cw:K`` with the margin loss, or ``fgsm``; with what is not the default.
+
+        Of a loss of one's own it has the name; neither that nor the start can be written.
+        """
+        own = None if self.loss is cross_entropy else getattr(self.loss, "__name__", type(self.loss).__name__)
         if self.steps == 1 and not self.random_start and self.alpha == self.threat.eps:
-            return "fgsm"
-        size = format_eps(self.step_size) if self.step_size is not None else None
-        base = "cw" if self.loss is margin_loss else "pgd"
-        return full_name(f"{base}:{self.steps}", step_size=size, restarts=self.restarts if self.restarts > 1 else None)
+            return full_name("fgsm", loss=own)
+        base = "pgd"
+        if self.loss is margin_loss:
+            base, own = "cw", None
+        return full_name(
+            f"{base}:{self.steps}",
+            step_size=format_eps(self.step_size) if self.step_size is not None else None,
+            restarts=self.restarts if self.restarts > 1 else None,
+            random_start=None if self.random_start else False,
+            loss=own,
+        )
 
     @property
     def key(self) -> str:

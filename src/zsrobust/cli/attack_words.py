@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zsrobust.attacks.binding import Asked
 from zsrobust.attacks.checks import Verdict
+from zsrobust.attacks.oblivious import Oblivious
 from zsrobust.attacks.suites import Suite
 from zsrobust.one_image import Attacked, describe_size
 from zsrobust.pictures import png
@@ -29,7 +30,7 @@ def tell(found: Attacked, attack: Asked, *, own_label: bool) -> None:
     aim = "anything else" if found.target is None else f"'{names[found.target]}'"
     print(f"Label    '{names[label]}' ({whose})")
     print(f"Attack   {attack.name} within {attack.threat.describe()}, towards {aim}")
-    if isinstance(attack, Suite) and attack.for_classes(len(names)) is not attack:
+    if isinstance(attack, Suite | Oblivious) and attack.for_classes(len(names)) is not attack:
         instead = attack.for_classes(len(names)).name
         print(f"Note     {attack.name} is not defined for {len(names)} labels: {instead} takes its place")
     if int(found.clean.predictions[0]) != label:
