@@ -12,9 +12,13 @@ os.environ["ZSROBUST_CACHE"] = "off"
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from zsrobust.encoders.huggingface import HuggingFaceEncoder
 
 settings.register_profile("zsrobust", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("zsrobust")
@@ -28,6 +32,13 @@ def random_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.encoders.small import save_clip
 
     return save_clip(tmp_path_factory.mktemp("core") / "random-clip")
+
+
+@pytest.fixture
+def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
+    from zsrobust.encoders.huggingface import from_folder
+
+    return from_folder(random_clip_folder)
 
 
 @pytest.fixture(autouse=True)

@@ -27,11 +27,6 @@ from zsrobust.threat import Threat
 
 
 @pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
-
-
-@pytest.fixture
 def robust(clip: HuggingFaceEncoder) -> Any:
     """Adapted for two steps, with text tower and logit scale as they were."""
     return adapt(

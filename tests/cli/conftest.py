@@ -22,6 +22,8 @@ class Result:
 
 
 Zsrobust = Callable[..., Result]
+Refused = Callable[..., str]
+Command = list[object]
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def zsrobust(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def refused(zsrobust: Zsrobust) -> Callable[..., str]:
+def refused(zsrobust: Zsrobust) -> Refused:
     """Runs a command that must end with one line on standard error and status 2; gives the line."""
 
     def run(*argv: object) -> str:
@@ -79,7 +81,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adapt_command(random_clip_folder: Path, pets: Path) -> list[object]:
+def adapt_command(random_clip_folder: Path, pets: Path) -> Command:
     """Six steps."""
     return [
         "adapt", "--model", random_clip_folder, "--task", pets, "--epochs", 2, "--batch-size", 4, "--lr", "1e-3",
@@ -88,5 +90,5 @@ def adapt_command(random_clip_folder: Path, pets: Path) -> list[object]:
 
 
 @pytest.fixture
-def evaluate_command(random_clip_folder: Path, pets: Path) -> list[object]:
+def evaluate_command(random_clip_folder: Path, pets: Path) -> Command:
     return ["evaluate", random_clip_folder, "--tasks", pets, "--attacks", "pgd:2", "--threat", "linf:4/255"]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Zsrobust
+from tests.cli.conftest import Refused, Zsrobust
 
 from zsrobust.records import CLEAN
 
-Refused = Callable[..., str]
 Command = list[object]
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from huggingface_hub import ModelCard, constants
-from tests.cli.conftest import Zsrobust
+from tests.cli.conftest import Refused, Zsrobust
 
 from zsrobust.cli import export
 from zsrobust.cli.command import options_of
 from zsrobust.encoders.huggingface import from_folder
 from zsrobust.export import FORMATS
-
-Refused = Callable[..., str]
 
 
 def test_every_format_is_an_option() -> None:

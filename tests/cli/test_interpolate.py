@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Zsrobust
+from tests.cli.conftest import Refused, Zsrobust
 
 from zsrobust.encoders.huggingface import from_folder
-
-Refused = Callable[..., str]
 
 
 @pytest.fixture

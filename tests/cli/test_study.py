@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cli.conftest import Zsrobust
-from tests.cli.test_jobs import Refused
+from tests.cli.conftest import Refused, Zsrobust
 from tests.study import small
 
 from zsrobust.study.bench import Bench

@@ -30,6 +30,13 @@ def siglip(siglip_folder: Path) -> HuggingFaceEncoder:
     return from_folder(siglip_folder)
 
 
+@pytest.fixture(params=["clip", "siglip"])
+def base(request: pytest.FixtureRequest) -> HuggingFaceEncoder:
+    """The small model of each family in turn."""
+    found: HuggingFaceEncoder = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
 def broken(clip_folder: Path, tmp_path: Path) -> Callable[[], Path]:
     """A private copy of the small CLIP checkpoint, to be damaged."""

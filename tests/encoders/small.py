@@ -1,4 +1,4 @@
-"""Random CLIP and SigLIP checkpoints of a few kilobytes, saved the way checkpoints on the hub are."""
+"""Random CLIP and SigLIP checkpoints of a few kilobytes, saved the way checkpoints on the hub are; prompts for them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from zsrobust.encoders.huggingface import quiet
+from zsrobust.encoders import tower
+from zsrobust.encoders.huggingface import HuggingFaceEncoder, quiet
+from zsrobust.encoders.prompted import PromptedEncoder
+from zsrobust.encoders.visual_prompts import AddedPixels, AddedTokens, PixelLayout, TokenLayout, draw
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+# Layouts of a pixel prompt
+SHAPES = [{"shape": "frame", "width": 3}, {"shape": "patch", "size": 5}, {"shape": "full"}]
 
 
 def _bytes() -> list[str]:
@@ -105,3 +111,30 @@ def edit_json(path: Path, **changes: object) -> None:
     """Change keys of a JSON file; None removes one."""
     content = {**json.loads(path.read_text()), **changes}
     save_json(path, {key: value for key, value in content.items() if value is not None})
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def added(base: HuggingFaceEncoder, *, std: float = 1.0, **layout: Any) -> AddedPixels:
+    """A pixel prompt for this model, its values drawn."""
+    prompt = AddedPixels(PixelLayout(**layout), base.input_size)
+    draw(dict(prompt.named_parameters()), std, seeded())
+    return prompt
+
+
+def appended(base: HuggingFaceEncoder, *, std: float = 1.0, **layout: Any) -> AddedTokens:
+    """Token prompts for this model, their values drawn."""
+    prompt = AddedTokens(TokenLayout(**({"count": 4} | layout)), *tower.blocks_and_width(base.model))
+    draw(dict(prompt.named_parameters()), std, seeded(1))
+    return prompt
+
+
+def both(base: HuggingFaceEncoder, *, depth: str = "deep") -> PromptedEncoder:
+    """The model with a frame of pixels and with tokens."""
+    return PromptedEncoder(base, added(base), appended(base, depth=depth, position="learned"))
+
+
+def some_pixels(count: int = 3, size: int = 40) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=seeded(2))

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
-from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
+from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.errors import ConfigError
 from zsrobust.methods import METHODS, targets
 from zsrobust.methods.base import Batch, Learner, Method
@@ -26,11 +26,6 @@ from zsrobust.training_step import Step
 
 TEMPLATES = ("a {}", "one {}")
 NAMES = sorted(METHODS)
-
-
-@pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
 
 
 def exact(learner: Learner) -> Learner:

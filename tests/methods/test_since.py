@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders import tower
 from zsrobust.encoders.dense import dense
-from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
+from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.encoders.prompted import PromptedEncoder
 from zsrobust.encoders.visual_prompts import AddedTokens, TokenLayout
 from zsrobust.errors import ConfigError, ModelError
@@ -26,11 +25,6 @@ from zsrobust.text_head import TextHead
 from zsrobust.threat import Threat
 
 SINCE = ["agft", "dual", "fare", "mart", "pmg-aft", "sim-clip", "tga-zsr", "trades"]
-
-
-@pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
 
 
 def setting(clip: HuggingFaceEncoder, method: Method) -> tuple[Learner, Batch, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
-from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
+from zsrobust.encoders.huggingface import HuggingFaceEncoder
 from zsrobust.errors import ConfigError
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Batch, Learner, Method
@@ -23,11 +22,6 @@ from zsrobust.threat import Threat
 from zsrobust.training_step import Step
 
 TEMPLATES = ("a {}", "one {}")
-
-
-@pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
 
 
 def reference_loss(

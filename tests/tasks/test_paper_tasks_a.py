@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.tasks.tiny_data import PAPER
 
 from zsrobust.errors import DataError
 from zsrobust.geometry import Geometry
 from zsrobust.tasks import find, task
 from zsrobust.tasks.spec import SOURCED
 
-PAPER = ("This is a photo of a {}",)
 # task → classes, the paper's templates, size of OpenAI's ensemble, images of the test split, what was seen in no source
 TASKS = {
     "imagenet": (1000, PAPER, 80, 50_000, {"classes"}),

@@ -1,13 +1,19 @@
-"""Tiny data sets in every layout, each image another colour."""
+"""Tiny data sets in every layout, each image another colour; and what tests of tasks share besides."""
 
 from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from zsrobust.tasks import Task
+
+PAPER = ("This is a photo of a {}",)
 
 
 def png(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -85,3 +91,33 @@ def write_webdataset(root: Path, shards: list[list[int]], names: list[str], *, s
     (root / "classnames.txt").write_text("\n".join(names) + "\n")
     (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\nart of {c}\n")
     return root
+
+
+def table(labels: list[int], names: Sequence[str] = ("owl", "wren"), first: int = 0) -> Any:
+    """What ``datasets`` gives, its columns called otherwise than usual; row k is ``png(first + k)``."""
+    import datasets
+
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(names)), "more": datasets.Value("string")}
+    )
+    rows = {
+        "picture": [{"bytes": png(first + i), "path": None} for i in range(len(labels))],
+        "kind": labels,
+        "more": ["x"] * len(labels),
+    }
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def edit(file: Path, *changes: tuple[str, str]) -> Path:
+    """Replace text in a TOML."""
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return file
+
+
+def shows(opened: Task, numbers: Iterable[int]) -> None:
+    """The task's images are these of the tiny pictures, in order."""
+    np.testing.assert_array_equal(opened.images(range(len(opened))), np.stack([pixels(k) for k in numbers]))

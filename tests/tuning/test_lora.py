@@ -24,11 +24,6 @@ from zsrobust.training_step import Step
 from zsrobust.tuning.lora import TARGETS, LoRA, LowRank
 
 
-@pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
-
-
 def points(count: int = 6) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

@@ -30,11 +30,6 @@ THREAT = Threat("linf", "4/255")
 LR, SCALE = 0.5, 10.0
 
 
-@pytest.fixture
-def clip(random_clip_folder: Path) -> HuggingFaceEncoder:
-    return from_folder(random_clip_folder)
-
-
 def adapted(clip: HuggingFaceEncoder, tuning: Any, **options: Any) -> PromptedEncoder:
     given: dict[str, Any] = {
         "task": task(6, size=32), "attack": PGD(THREAT, 2), "epochs": 1, "batch_size": 6, "lr": LR, "warmup": 0.0,
