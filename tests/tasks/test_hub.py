@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.tasks.tiny_data import PAPER, shows, table
+from tests.tasks.tiny_data import PAPER, png, shows, table
 
 from zsrobust.errors import ConfigError, DataError
 from zsrobust.tasks import task
@@ -21,6 +21,8 @@ class FakeHub:
         self.asked.append((repository, config, split, revision))
         if self.error:
             raise self.error
+        if split is None:
+            return self.table
         if split not in self.table:
             raise ValueError(f'Unknown split "{split}". Should be one of {sorted(self.table)}.')
         return self.table[split]
@@ -103,3 +105,38 @@ def test_class_names_of_clip_benchmark_lie_beside_the_data(hub, monkeypatch, tmp
     opened = task("hub:clip-benchmark/wds_birds")
     assert opened.class_names == ("owl", "wren")
     assert opened.templates == PAPER
+
+
+def named(labels, images):
+    """A table whose labels are names, and no classes."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def encoded(*numbers):
+    return [{"bytes": png(number), "path": None} for number in numbers]
+
+
+def test_every_split_numbers_labels_that_are_names_alike(hub):
+    hub({"train": named(["bat", "owl", "wren"], encoded(0, 1, 2)), "test": named(["wren", "bat"], encoded(3, 4))})
+    assert task("hub:owner/birds", split="train").class_names == ("bat", "owl", "wren")
+    with pytest.raises(DataError, match="no images of class 'owl' in the 'test' split; select the classes"):
+        task("hub:owner/birds")
+    opened = task("hub:owner/birds", select=["bat", "wren"])
+    assert (opened.class_names, opened.labels.tolist()) == (("bat", "wren"), [1, 0])
+
+
+def test_image_files_on_the_hub_are_read_where_they_were_downloaded_to(hub, tmp_path):
+    (tmp_path / "5.png").write_bytes(png(5))
+    images = [{"bytes": None, "path": str(tmp_path / "5.png")}, *encoded(6)]
+    hub({"test": named(["owl", "wren"], images)})
+    shows(task("hub:owner/birds"), [5, 6])
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "elsewhere.png"}])
+def test_rows_without_an_image_on_the_hub(hub, image):
+    hub({"test": named(["owl", "wren"], [*encoded(0), image])})
+    with pytest.raises(DataError, match=r"hub:owner/birds row 1: cannot be read as an image \(column 'image' has no"):
+        task("hub:owner/birds").check()

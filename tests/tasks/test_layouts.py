@@ -104,6 +104,15 @@ def test_only_images_count_and_the_rest_is_told(tmp_path):
     assert opened.image_name(1) == (folder / "cat/deeper/A.PNG").as_posix()
 
 
+def test_linked_folders_in_a_class_are_told(tmp_path):
+    folder = write_folder(tmp_path / "pets", {"cat": 1, "dog": 1})
+    more = write_folder(tmp_path / "more", {"cats": 2}, first=7)
+    (folder / "cat" / "z.png").symlink_to(more / "cats" / "000.png")
+    (folder / "cat" / "more").symlink_to(more / "cats")
+    with pytest.warns(UserWarning, match="cat: linked folders are not followed: more$"):
+        shows(task(folder), [0, 7, 1])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -189,6 +198,19 @@ def test_shards_are_in_the_order_of_their_numbers(tmp_path):
     root = write_webdataset(tmp_path / "w", [[0]] * 6 + [[1]] * 6, ["cat", "dog"])
     (root / "test" / "nshards.txt").unlink()
     shows(task(root), range(12))
+
+
+def test_shards_without_numbers_are_in_the_order_of_their_names(tmp_path, monkeypatch):
+    root = write_webdataset(tmp_path / "w", [[0], [1], [0]], ["cat", "dog"])
+    test = root / "test"
+    (test / "nshards.txt").unlink()
+    for number, name in enumerate(("ant", "bee", "moth")):
+        (test / f"{number}.tar").rename(test / f"{name}.tar")
+    (test / "._ant.tar").write_bytes(b"what macOS leaves beside files")
+    monkeypatch.setattr(
+        "pathlib.Path.glob", lambda *given: [test / f"{n}.tar" for n in ("bee", "moth", "._ant", "ant")]
+    )
+    shows(task(root), range(3))
 
 
 def _cut(path):

@@ -117,6 +117,20 @@ def test_columns_that_cannot_be_told_apart(tmp_path):
     shows(task(table(png=[png(3)], label=[0]), classes=["a"]), [3])  # plain bytes are as good as the struct
 
 
+def test_another_typed_column_is_not_taken_for_an_untyped_label(tmp_path):
+    import datasets
+
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.Value("string"), "domain": datasets.ClassLabel(names=["x", "y"])}
+    )
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": ["a", "b", "c"], "domain": [0, 1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"several label columns \(columns: image, label, domain\); name one in a TOML"):
+        task(tmp_path / "x.parquet")
+    (tmp_path / "mine.toml").write_text('[source]\npath = "x.parquet"\nlabel_column = "label"\n')
+    assert task(tmp_path / "mine.toml").class_names == ("a", "b", "c")
+
+
 def test_missing_bytes_are_a_bad_image(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -184,6 +184,7 @@ def test_a_split_that_places_call_differently(birds, tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_all_is_every_split(birds, tmp_path, kind):
     edit(birds, ("test = 3", 'test = { from = "all", size = 5 }'), ("birds-{split}.parquet", "none"))
+    edit(birds, *((f"{line}\n", "") for line in birds.read_text().splitlines() if line.startswith(("train", "valid"))))
     root = tmp_path / "store" / "birds"
     if kind == "folder":
         write_folder(root / "train", {"owl": 1, "wren": 1})
@@ -272,6 +273,11 @@ def test_a_kind_that_the_data_is_not(birds, tmp_path):
             r"\[splits\] test and validation overlap: both have rows",
         ),
         ('rows = "0:4", ', "", r"\[splits\] train and validation overlap: both have rows of the data's 'train'"),
+        (
+            "test = 3",
+            'test = { from = "all", rows = "5:6" }',
+            r"\[splits\] test and train overlap: both have rows of the data's 'train'",
+        ),
         ('"4:6"', '"4-6"', r"\[splits\] validation: rows = '4-6' is not a range 'first:end' within the split"),
         ('"4:6"', '"4:7"', "rows = '4:7' is not a range"),
         ("test = 3", "test = { from = [] }", r"\[splits\] test: from = \[\] names no split"),

@@ -16,6 +16,8 @@ LABEL_NAMES = ("label", "labels", "cls", "class", "target")
 def pick_image(where: str, columns: Sequence[str], typed: Collection[str], asked: str | None) -> str:
     """The image column: the one asked for, the only one typed as images, or one with a usual name.
 
+    A typed column with an unusual name and an untyped one with a usual name are told apart by nobody.
+
     Args:
         where: The data, for messages.
         columns: Every column.
@@ -37,8 +39,10 @@ def _pick(
         if asked not in columns:
             raise UnknownName(f"{what}_column of {where}", asked, columns)
         return asked
-    candidates = typed or [name for name in columns if name in usual]
-    exact = [name for name in candidates if name == what]
+    called = [name for name in columns if name in usual]
+    odd = bool(typed) and not set(typed) & set(usual)
+    candidates = typed + called if odd else typed or called
+    exact = [] if odd else [name for name in candidates if name == what]
     if len(candidates) == 1 or exact:
         return (exact or candidates)[0]
     problem = "several" if candidates else "no"

@@ -1,8 +1,9 @@
 """Image folders: one folder a class, optionally under train/, validation/ (or val/) and test/.
 
 Files whose suffix is not an image's, and hidden ones (``.DS_Store``, ``Thumbs.db``,
-``x.jpg:Zone.Identifier``), are passed over; those of a split are listed in ``ignored``. A file that is
-called an image is passed over only where it is in no class folder, and never without a warning.
+``x.jpg:Zone.Identifier``), are passed over; those of a split are listed in ``ignored``. Hidden folders are
+passed over too. A class folder, or an image in it, may be a link; a linked folder inside a class folder is not
+followed (links can run in circles), and images in no class folder are left out, both with a warning.
 """
 
 from __future__ import annotations
@@ -168,6 +169,8 @@ def _images_below(folder: Path) -> tuple[list[Path], list[str]]:
     others: list[str] = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not hidden(Path(name))]
+        if linked := sorted(name for name in folders if Path(here, name).is_symlink()):
+            warnings.warn(f"{here}: linked folders are not followed: {shown_names(linked, 3)}", stacklevel=4)
         for name in names:
             if is_image(name):
                 images.append(Path(here, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zsrobust.errors import DataError
@@ -25,8 +26,11 @@ class HubSource(Source):
         return f"{self.where} row {row}"
 
     def content(self, row: int) -> bytes:
-        """The bytes of the image column."""
-        content = self.table[row][self.image_column].get("bytes")
+        """The bytes of the image column, or of the file it names (repositories of plain image files)."""
+        value = self.table[row][self.image_column]
+        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
+        if content is None and path and Path(path).is_file():
+            return Path(path).read_bytes()
         if not isinstance(content, bytes):
             raise DataError(f"{self.name(row)}: cannot be read as an image (column '{self.image_column}' has no bytes)")
         return content
@@ -57,7 +61,8 @@ def open_hub(
     named = {n: tuple(f.names) for n, f in features.items() if isinstance(f, datasets.ClassLabel) and f.names}
     label = pick_label(where, table.column_names, list(named), label_column)
     table = table.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
-    labels, names = encode_labels(list(table[label]), where)
+    values = list(table[label])
+    labels, names = encode_labels(values, where, _labels_of_all_splits(repository, config, revision, label, values))
     names = named.get(label, names)
     return HubSource(
         where=where,
@@ -70,10 +75,20 @@ def open_hub(
     )
 
 
-def _load(repository: str, config: str | None, split: str, revision: str | None) -> Any:
+def _labels_of_all_splits(
+    repository: str, config: str | None, revision: str | None, label: str, values: list[object]
+) -> set[object] | None:
+    """Where labels are names: all names of all splits, so that every split numbers its classes alike."""
+    if not values or not all(isinstance(value, str) for value in values):
+        return None
+    return {*values, *(name for part in _load(repository, config, None, revision).values() for name in part[label])}
+
+
+def _load(repository: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """One split, by any of its names; every split (name → table) where ``split`` is None."""
     import datasets
 
-    names = (split, *_OTHER_NAMES.get(split, ()))
+    names = (split, *_OTHER_NAMES.get(split or "", ()))
     for number, name in enumerate(names):
         try:
             return datasets.load_dataset(repository, config, split=name, revision=revision)

@@ -40,6 +40,7 @@ from typing import Any
 from zsrobust.errors import ConfigError, UnknownName
 from zsrobust.geometry import Geometry
 from zsrobust.tasks.archives import ARCHIVES
+from zsrobust.tasks.source import UNDIVIDED
 
 KINDS = ("world", "digits", "folder", "parquet", "webdataset", "hub")
 DEFAULT_TEMPLATES = ("This is a photo of a {}",)
@@ -265,10 +266,19 @@ def _splits(table: dict[str, Any]) -> dict[str, Split]:
     splits = {name: _split(name, value) for name, value in table.items()}
     for name, split in splits.items():
         for other, before in splits.items():
-            shared = [source for source in split.sources if source in before.sources]
-            if other < name and shared and _overlap(before.rows, split.rows):
-                raise ConfigError(f"[splits] {other} and {name} overlap: both have rows of the data's '{shared[0]}'")
+            shared = _shared(before, split)
+            if other < name and shared:
+                raise ConfigError(f"[splits] {other} and {name} overlap: both have rows of the data's '{shared}'")
     return splits
+
+
+def _shared(one: Split, other: Split) -> str | None:
+    """A split of the data of which both have rows; rows of "all" are not those of any split, so all of them count."""
+    for whole, part in ((one, other), (other, one)):
+        if UNDIVIDED in whole.sources and UNDIVIDED not in part.sources:
+            return part.sources[0]
+    shared = [source for source in other.sources if source in one.sources]
+    return shared[0] if shared and _overlap(one.rows, other.rows) else None
 
 
 def _split(name: str, value: Any) -> Split:

@@ -17,7 +17,16 @@ from pathlib import Path, PurePosixPath
 
 from zsrobust.errors import DataError
 from zsrobust.tasks.images import is_image
-from zsrobust.tasks.source import UNDIVIDED, Source, as_labels, check_undivided, no_split, printable, split_of_folder
+from zsrobust.tasks.source import (
+    UNDIVIDED,
+    Source,
+    as_labels,
+    check_undivided,
+    hidden,
+    no_split,
+    printable,
+    split_of_folder,
+)
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 
@@ -103,7 +112,7 @@ def _shards(root: Path, split: str) -> list[Path]:
 def _shards_of(folder: Path) -> list[Path]:
     declared = _lines(folder / "nshards.txt")
     if not declared:
-        found = sorted(folder.glob("*.tar"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+        found = sorted((path for path in folder.glob("*.tar") if not hidden(path)), key=_shard_order)
         if not found:
             raise DataError(f"{folder} has no tar files")
         return found
@@ -114,6 +123,11 @@ def _shards_of(folder: Path) -> list[Path]:
     if missing or not shards:
         raise DataError(f"{folder}: nshards.txt says {declared[0]} tar files; missing: {', '.join(missing) or 'all'}")
     return shards
+
+
+def _shard_order(shard: Path) -> tuple[list[int], str]:
+    """By the numbers in its name, then by the name: 2.tar before 10.tar, and never the file system's order."""
+    return [int(number) for number in re.findall(r"\d+", shard.name)], shard.name
 
 
 def _read_shard(shard: Path, members: list[Member], labels: list[int], ignored: list[str]) -> None:
