@@ -261,7 +261,7 @@ def test_images_that_nobody_attacked_have_no_robust_accuracy(
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"micro_batch": 0}, "micro_batch must be at least 1, not 0"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1, or null, not 0"),
         ({"attack_precision": "bf16"}, "attack_precision 'bf16'; did you mean 'bfloat16'"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": math.nan}, "lr must be above 0"),

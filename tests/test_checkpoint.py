@@ -126,9 +126,25 @@ def test_another_configuration_is_named(tmp_path: Path) -> None:
     assert restored(path).step == 3
     with pytest.raises(RunError, match=r"another configuration: lr was 0\.1, now 0\.2"):
         restored(path, CONFIGURATION | {"lr": 0.2})
-    with pytest.raises(RunError, match="another configuration: warmup was None, now 1"):
+    with pytest.raises(RunError, match="another configuration: warmup was not set, now 1"):
         restored(path, CONFIGURATION | {"warmup": 1})
+    with pytest.raises(RunError, match=r"method\.scale was not set, now 3\.0"):
+        restored(path, CONFIGURATION | {"method": {"name": "tecoa", "scale": 3.0}})
     assert restored(path, CONFIGURATION | {"templates": ("a {}",)}).step == 3  # JSON has no tuples
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"attention": "eager"}, "attention was 'sdpa', now 'eager'"),
+        ({"compile": True}, "compile was False, now True"),
+        ({"attack_precision": "bfloat16"}, "attack_precision was 'same', now 'bfloat16'"),
+        ({"micro_batch": 4}, "micro_batch was not set, now 4"),
+    ],
+)
+def test_what_a_configuration_leaves_out_is_told_as_it_is(option: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=f"another configuration: {told};"):
+        restored(saved(tmp_path, 3), CONFIGURATION | option)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

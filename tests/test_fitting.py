@@ -19,6 +19,7 @@ from zsrobust.distributed import World
 from zsrobust.errors import ConfigError, RunError
 from zsrobust.memory import peak_of, resident
 from zsrobust.methods.base import Batch, Learner
+from zsrobust.methods.dual import Dual
 from zsrobust.methods.tecoa import TeCoA
 from zsrobust.recipe import Recipe
 from zsrobust.text_head import TextHead
@@ -134,7 +135,7 @@ def test_processes_take_what_the_smallest_can(
     monkeypatch.setattr(fitting, "total", total)
     monkeypatch.setattr(fitting, "available", lambda: 6000)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    step: Any = SimpleNamespace(device=torch.device("cpu"), method=SimpleNamespace(fewest=1))
+    step: Any = SimpleNamespace(device=torch.device("cpu"), method=TeCoA())
     assert fitting.fitting_batch(step, task(400), World(processes - 1, processes, 0)) == expected
     assert asked == [(most, 2000)], "a process tries its part of the largest batch, with its part of the memory"
 
@@ -142,7 +143,12 @@ def test_processes_take_what_the_smallest_can(
 def test_a_batch_that_fits_must_say_something(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "_by_growth", lambda *_: 1)
     monkeypatch.setattr(fitting, "available", lambda: 1)
-    step: Any = SimpleNamespace(device=torch.device("cpu"), method=SimpleNamespace(fewest=2))
+    step: Any = SimpleNamespace(device=torch.device("cpu"), method=Dual(relations=1.0))
+    with pytest.raises(ConfigError, match="no batch fits into memory"):
+        fitting.fitting_batch(step, task(400), World(0, 1, 0))
+    step.method = Dual()  # compares no images
+    assert fitting.fitting_batch(step, task(400), World(0, 1, 0)) == 1
+    monkeypatch.setattr(fitting, "_by_growth", lambda *_: 0)
     with pytest.raises(ConfigError, match="no batch fits into memory"):
         fitting.fitting_batch(step, task(400), World(0, 1, 0))
 

@@ -71,6 +71,16 @@ def test_held_out_images_of_a_finished_run_are_scored_or_refused(tmp_path: Path)
     assert metrics(tmp_path / "with") == before
 
 
+def test_scores_of_another_number_of_held_out_images_are_not_taken_for_them(tmp_path: Path) -> None:
+    run(run=tmp_path, held_out=task(8))
+    assert metrics(tmp_path)[-1]["held_out_images"] == 8
+    with pytest.raises(RunError, match="is finished, with scores of 8 held-out images, not of 12: ask for as many"):
+        run(run=tmp_path, held_out=task(12))
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(file.read_text().replace(', "held_out_images": 8', ""))  # earlier versions did not say it
+    run(run=tmp_path, held_out=task(12))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(
     optimizer: str, killed: Path, request: pytest.FixtureRequest

@@ -132,6 +132,11 @@ def test_what_was_drawn_before_memory_ran_out_is_drawn_again(
     assert same(clip_run(clip, tuning=prompt), expected)
 
 
+def test_how_often_a_random_model_is_measured_changes_nothing(clip: HuggingFaceEncoder) -> None:
+    often, seldom = (clip_run(clip, tuning=PixelPrompt(shape="random-patch"), log_every=n) for n in (1, 10))
+    assert same(often, seldom)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

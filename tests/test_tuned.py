@@ -146,8 +146,12 @@ def test_a_run_that_has_begun_keeps_what_it_has(
     (tmp_path / "records.jsonl").touch()
     asked = timed(monkeypatch, lambda encoder, rows: 1.0)
     before = tuned.evaluated_with(tmp_path)
-    with tuned.tuned([tiny], before, rows="auto", attention="auto", compile=True) as rows:
+    with (
+        pytest.warns(UserWarning, match="^compile changes nothing: this run was begun without it") as caught,
+        tuned.tuned([tiny], before, rows="auto", attention="auto", compile=True) as rows,
+    ):
         assert (rows, tiny.attention, tiny.compiled) == (24, "eager", "none")
+    assert [warning.filename for warning in caught] == [__file__]
     assert asked == []
     assert tiny.attention == "sdpa"
     (tmp_path / "run.json").write_text(json.dumps({"rows": 32}))  # of an earlier version

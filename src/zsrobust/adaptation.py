@@ -32,7 +32,7 @@ from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, RunError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.fitting import fitting_batch
-from zsrobust.held_out import Examiner, scored
+from zsrobust.held_out import IMAGES, Examiner, scored
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Learner, Method
 from zsrobust.methods.targets import check, check_batch, check_split
@@ -85,8 +85,8 @@ def adapt(
         ConfigError: an option that is not allowed.
         ModelError: the encoder cannot be adapted.
         RunError: the run folder cannot be written, was started with another configuration, is in use, or is of a run
-            that ended without the scores of ``held_out``; a step does not fit into memory; or another process of the
-            job is gone.
+            that ended without the scores of ``held_out``, or with those of another number of images; a step does not
+            fit into memory; or another process of the job is gone.
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
     method = METHODS[method]() if isinstance(method, str) else method
@@ -199,13 +199,20 @@ class _Run:
         return position
 
     def _check_scores(self, position: checkpoint.Position) -> None:
-        """Refuses held-out images of a run that has no step left and did not score them."""
+        """Refuses held-out images of a run that has no step left and did not score them, or not so many."""
         if self.examiner is None or self.folder is None or position.step < self.steps:
             return
-        if not broadcast(scored(self.folder) if self.main else None):
+        found = broadcast(scored(self.folder) if self.main else None)
+        asked = len(self.examiner.task)
+        if not found:
             raise RunError(
                 f"{self.folder} is finished, and held-out images are scored after the last step only: leave held_out "
                 "out, or use another run folder"
+            )
+        if found.get(IMAGES, asked) != asked:
+            raise RunError(
+                f"{self.folder} is finished, with scores of {found[IMAGES]:,} held-out images, not of {asked:,}: ask "
+                "for as many, leave held_out out, or use another run folder"
             )
 
     def _line(self, points: Tensor, part: Part, loss: float, number: int) -> dict[str, float]:

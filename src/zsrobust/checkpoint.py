@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zsrobust.errors import RunError
+from zsrobust.recipe import LATER
 from zsrobust.run_folder import writing
 
 FORMAT = "zsrobust.checkpoint/1"
@@ -29,6 +30,8 @@ _STATE = {"format", "step", "losses", "configuration"}
 _MAY = {"scaler"}
 CIRCUMSTANCES = ("threads", "processes")
 """Of a configuration, what may change when a run goes on: then the rest of it is the same up to rounding only."""
+SWITCHES: Mapping[str, object] = {"attention": "sdpa", "compile": False}
+"""What the switches of an encoder are in a run that does not say."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,8 @@ def _same_configuration(path: Path, before: Mapping[str, object], now: Mapping[s
     if before != now:
         key, was, became = _difference("", before, now)
         raise RunError(
-            f"{path.parent.parent} was started with another configuration: {key} was {was!r}, "
-            f"now {became!r}; resume with the old one, or use another run folder"
+            f"{path.parent.parent} was started with another configuration: {key} was {_told(key, was)}, "
+            f"now {_told(key, became)}; resume with the old one, or use another run folder"
         )
     return changed
 
@@ -228,6 +231,12 @@ def _difference(name: str, before: object, now: object) -> tuple[str, object, ob
     keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     first = min(keys, key=lambda key: (key != "name", key))  # another name makes other options
     return _difference(f"{name}.{first}" if name else first, before.get(first), now.get(first))
+
+
+def _told(name: str, value: object) -> str:
+    """A value of a configuration in words; one that is left out there is what it usually is."""
+    usual = {**LATER, **SWITCHES}.get(name) if value is None else value
+    return "not set" if usual is None else repr(usual)
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from zsrobust.distributed import World, total
 from zsrobust.errors import ConfigError
 from zsrobust.memory import available, peak_of, ran_out, release, resident
 from zsrobust.methods.gathering import Share
+from zsrobust.methods.targets import fewest
 from zsrobust.pixels import to_pixels
 from zsrobust.tasks import Task
 from zsrobust.training_data import Part, processes_here
@@ -52,7 +53,7 @@ def fitting_batch(step: Step, task: Task, world: World) -> int:
     every[world.rank] = found
     least = int(total(every).min())
     batch = min(most, least * _power(world.size))
-    if batch < step.method.fewest:
+    if batch < fewest(step.method):
         raise ConfigError("no batch fits into memory: use a smaller model, precision bf16, or checkpoint_activations")
     return batch
 

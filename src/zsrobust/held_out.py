@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +23,20 @@ from zsrobust.tasks import Task
 from zsrobust.training_data import Keys
 from zsrobust.training_step import autocast
 
-CLEAN, ROBUST = "held_out_clean_accuracy", "held_out_robust_accuracy"
+CLEAN, ROBUST, IMAGES = "held_out_clean_accuracy", "held_out_robust_accuracy", "held_out_images"
 
 
-def scored(run: Path) -> bool:
-    """Whether the metrics of a run have scores of held-out images."""
-    with suppress(OSError):
-        return f'"{ROBUST}"' in (run / "metrics.jsonl").read_text()
-    return False
+def scored(run: Path) -> Mapping[str, float]:
+    """The line of a run's metrics that has scores of held-out images; empty where none has.
+
+    :data:`IMAGES` is how many they are; earlier versions do not say it.
+    """
+    found: Mapping[str, float] = {}
+    with suppress(OSError, ValueError):  # whoever goes on with the file says what is wrong with it
+        for line in (run / "metrics.jsonl").read_text().splitlines():
+            if f'"{ROBUST}"' in line:
+                found = json.loads(line)
+    return found
 
 
 class Examiner:
@@ -69,7 +77,7 @@ class Examiner:
         self.attack = PGD(attack.threat, HELD_OUT_STEPS)
 
     def scores(self) -> dict[str, float]:
-        """:data:`CLEAN` and :data:`ROBUST`, of all images; every process must ask."""
+        """:data:`CLEAN` and :data:`ROBUST`, of all images, and :data:`IMAGES`; every process must ask."""
         device = device_of(self.learner.encoder)
         half = self.precision == "fp16"
         precision: Precision = "float32" if half else self.precision
@@ -85,7 +93,7 @@ class Examiner:
                 with torch.no_grad():
                     right += torch.stack([self._logits(p).argmax(1).eq(labels).sum() for p in (pixels, points)])
         clean, robust = (total(right) / len(self.task)).tolist()
-        return {CLEAN: clean, ROBUST: robust}
+        return {CLEAN: clean, ROBUST: robust, IMAGES: len(self.task)}
 
     def _read(self, chosen: range, device: torch.device) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(self.task.labels[list(chosen)])

@@ -94,9 +94,11 @@ def adapt_job(
         tuning_options: Keyword arguments of the way of adapting.
         held_out: Score the method's own classifier at the end on so many images of the validation split of a
             task given by name, or on an open task; None: not at all.
-        device: ``"auto"`` (cuda if there is one, else cpu), or torch's name.
-        attention: ``"sdpa"``, ``"eager"``, or ``"auto"``: the faster one, found by measurement.
-        compile: Compile the passes of the visual tower.
+        device: Of a model that is loaded here, ``"auto"`` (cuda if there is one, else cpu) or torch's name; an encoder
+            stays where it is.
+        attention: Of a model that is loaded here, ``"sdpa"`` or ``"eager"``; an encoder keeps its own. ``"auto"``: of
+            both, the faster one, found by measurement, or that which the run was begun with.
+        compile: Compile the passes of the visual tower; a run that was begun without it goes on without.
         tensorboard: Also write TensorBoard events.
         config: Text to store as ``RUN/config.yaml``.
         say: Called with lines for people.

@@ -26,6 +26,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 LATER: dict[str, object] = {"micro_batch": None, "checkpoint_activations": False, "attack_precision": "same"}
 """Options that came later, with what they were before: a run that leaves them so is the run that it always was."""
+_LEAST = {"epochs": 1, "batch_size": 1, "micro_batch": 1, "soup": 2, "seed": 0, "checkpoint_every": 1, "log_every": 1}
+"""Whole numbers, with the smallest that each may be."""
+_REAL = ("lr", "weight_decay", "warmup", "ema")
+_INSTEAD: dict[str, str | None] = {"batch_size": AUTO, "micro_batch": None, "soup": None, "ema": None}
+"""What a number may be that is none."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +81,14 @@ class Recipe:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
-        if self.precision not in get_args(Precision):
-            raise UnknownName("precision", self.precision, get_args(Precision))
-        if self.labels not in get_args(Labels):
-            raise UnknownName("labels", self.labels, get_args(Labels))
-        if self.attack_precision not in get_args(AttackPrecision):
-            raise UnknownName("attack_precision", self.attack_precision, get_args(AttackPrecision))
-        if isinstance(self.batch_size, str) and self.batch_size != AUTO:
-            raise ConfigError(f"batch_size must be a whole number of at least 1, or auto, not {self.batch_size!r}")
-        for name in ("epochs", "batch_size", "micro_batch", "checkpoint_every", "log_every"):
-            value = getattr(self, name)
-            if value not in (None, AUTO) and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+        _check_words(self)
+        _check_numbers(self)
         if self.batch_size == AUTO and self.micro_batch is not None:
             raise ConfigError("with a micro_batch every batch_size fits: batch_size auto would find nothing, name one")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must be between 0 and 1, for example 0.99, or null, not {self.ema}")
-        if self.soup is not None and self.soup < 2:
-            raise ConfigError(f"soup must be at least 2 checkpoints, or null, not {self.soup}")
         if self.ema is not None and self.soup is not None:
             raise ConfigError("ema and soup are two ways to average the weights: give one of them")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, not {self.seed}")
         if not self.lr > 0 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
             raise ConfigError(
                 f"lr must be above 0 (is {self.lr}), warmup in [0, 1) (is {self.warmup}), "
@@ -141,3 +130,34 @@ class Recipe:
             if name not in cls.__dataclass_fields__:
                 raise UnknownName("option of adapt", name, cls.__dataclass_fields__)
         return cls(**options)
+
+
+def _check_words(how: Recipe) -> None:
+    """Refuses words that are not known, and what is no word: a program may give anything."""
+    known = {
+        "optimizer": tuple(OPTIMIZERS),
+        "precision": get_args(Precision),
+        "labels": get_args(Labels),
+        "attack_precision": get_args(AttackPrecision),
+    }
+    for name, words in known.items():
+        value = getattr(how, name)
+        if value not in words:
+            raise UnknownName(name, str(value), words)
+    if not isinstance(how.checkpoint_activations, bool):
+        raise ConfigError(f"checkpoint_activations must be true or false, not {how.checkpoint_activations!r}")
+
+
+def _check_numbers(how: Recipe) -> None:
+    """Refuses what is not the kind of number that an option takes, and whole numbers that are too small."""
+    for name in (*_LEAST, *_REAL):
+        value = getattr(how, name)
+        if name in _INSTEAD and value == _INSTEAD[name]:
+            continue
+        instead = f", or {_INSTEAD[name] or 'null'}" if name in _INSTEAD else ""
+        least = _LEAST.get(name)
+        if isinstance(value, bool) or not isinstance(value, float | int if least is None else int):
+            kind = "a number" if least is None else f"a whole number of at least {least}"
+            raise ConfigError(f"{name} must be {kind}{instead}, not {value!r}")
+        if least is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}{instead}, not {value}")

@@ -227,12 +227,14 @@ class Step:
         """Zero-shot accuracy on the whole batch, clean and under the training attack, whatever the loss is.
 
         There is no ``robust_accuracy`` where nothing attacked these images: the method has no adversary, or the
-        adversary began at views that are not the images.
+        adversary began at views that are not the images. What a random model draws here the next step draws again: how
+        often a run is measured must not change its weights.
         """
         attacked = self.method.adversarial and self.method.views(part.pixels, part.keys) is part.pixels
         right = torch.zeros(2, device=self.device)
-        for first, end in self._pieces(len(points)):
-            with autocast(self.device, self.how.precision):
+        drawn_on = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(drawn_on), autocast(self.device, self.how.precision):
+            for first, end in self._pieces(len(points)):
                 for i, pixels in enumerate((part.pixels, points) if attacked else (part.pixels,)):
                     right[i] += self.learner.logits(pixels[first:end]).argmax(1).eq(part.truth[first:end]).sum()
         clean, robust = (total(right if part.share.counts else 0 * right) / part.share.of).tolist()

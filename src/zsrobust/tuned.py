@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -194,10 +195,6 @@ def _for_all(choose: Callable[[], T]) -> T:
     return broadcast(choose() if world().main else None)  # type: ignore[return-value]
 
 
-_BEFORE: Mapping[str, Any] = {"attention": "sdpa", "compile": False}
-"""What a run has where it does not say."""
-
-
 def evaluated_with(run: Path | None) -> Mapping[str, Any]:
     """Settings of an evaluation that has records, from ``run.json``; nothing where it is still to begin."""
     if run is None or not (run / "records.jsonl").exists():
@@ -206,7 +203,7 @@ def evaluated_with(run: Path | None) -> Mapping[str, Any]:
         found = json.loads((run / "run.json").read_text())
     except (OSError, ValueError):  # whoever resumes the run says what is wrong with it
         return {}
-    return {**_BEFORE, **found} if isinstance(found, dict) else {}
+    return {**checkpoint.SWITCHES, **found} if isinstance(found, dict) else {}
 
 
 def adapted_with(run: Path | None) -> Mapping[str, Any]:
@@ -216,7 +213,7 @@ def adapted_with(run: Path | None) -> Mapping[str, Any]:
         RunError: it cannot be read.
     """
     found = {} if run is None else checkpoint.begun_with(run / "checkpoints")
-    return {**_BEFORE, **found} if found else {}
+    return {**checkpoint.SWITCHES, **found} if found else {}
 
 
 @contextmanager
@@ -237,7 +234,7 @@ def tuned(
         before: What the run was begun with: :func:`evaluated_with` or :func:`adapted_with`; it wins over ``"auto"``.
         rows: Rows of a pass, or ``"auto"``.
         attention: ``"sdpa"``, ``"eager"`` or ``"auto"``; None: as each encoder has it.
-        compile: Whether passes are compiled.
+        compile: Whether passes are compiled; not in a run that was begun without, and that is said.
         passes: Arithmetic of most passes of the job.
         compiled: Which passes: ``"lowered"`` in evaluation, ``"gradients"`` in adaptation.
 
@@ -261,6 +258,8 @@ def tuned(
                 model.set_attention(attention)
         if compile and before.get("compile", True):
             _compile(encoders, compiled, number, passes)
+        elif compile and world().main:
+            warnings.warn("compile changes nothing: this run was begun without it, and goes on so", stacklevel=3)
         yield number
 
 

@@ -131,6 +131,14 @@ def test_what_a_step_is_about_are_the_views(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < float((points - 0.5).abs().max()) <= 8 / 255 + 1e-6
 
 
+def test_one_image_is_a_batch_where_none_are_compared() -> None:
+    given: dict[str, Any] = {"attack": PGD(Threat(), 1), "labels": "none", "epochs": 1, "batch_size": 1}
+    adapt(Toy(), task=task(2), method=Dual(patches=0.0), **given)
+    for method in (Dual(patches=0.0, relations=1.0), Dual(patches=0.0, mixed=0.5)):
+        with pytest.raises(ConfigError, match="dual compares images of a batch: it needs at least 2, not 1"):
+            adapt(Toy(), task=task(2), method=method, **given)
+
+
 @pytest.mark.parametrize("method", [{"features": -1.0}, {"text": float("nan")}, {"relations": True}])
 def test_a_weight_must_not_be_negative(method: dict[str, Any]) -> None:
     (option,) = method

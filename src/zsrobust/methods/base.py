@@ -94,7 +94,7 @@ class Method(Protocol):
     Attributes:
         name: As in the catalogue.
         adversarial: Whether there is an adversary; without one, ``points`` are the clean pixels.
-        fewest: Images that a batch must have for the losses to say anything.
+        fewest: Images that a batch must have for the losses to say anything, where they compare its images.
         labelled: Whether the losses read labels, true or pseudo.
         one_label: Whether each image must have one label: soft ones will not do.
         anchor: Whose features of the clean images come with each batch as ``anchors``: those of the model being

@@ -34,13 +34,18 @@ def check(method: Method, labels: Labels) -> None:
         raise ConfigError(f"method '{method.name}' needs one label for each image: true or hard ones, not soft")
 
 
+def fewest(method: Method) -> int:
+    """Images that a batch must have: with options that compare none, a method does with one."""
+    return method.fewest if method.compares() else 1
+
+
 def check_batch(method: Method, most: int) -> None:
     """Refuses batches of at most ``most`` images if the method's losses say nothing about so few.
 
     Raises:
         ConfigError: they do not.
     """
-    if most < method.fewest:
+    if most < fewest(method):
         raise ConfigError(f"{method.name} compares images of a batch: it needs at least {method.fewest}, not {most}")
 
 
