@@ -91,6 +91,17 @@ def test_the_means_of_the_tables_are_the_means_of_their_numbers():
     assert checked == 19 + 13
 
 
+def test_an_attack_is_theirs_with_its_restarts_only():
+    attack = next(row.attack for row in published(source="robustvlm-large", kind="robust"))
+    asked = [
+        ("apgd:ce:restarts=5+apgd:dlr-t", 10),
+        ("apgd:ce:restarts=5", 2),
+        ("apgd:ce+apgd:dlr-t", 10),
+        ("apgd:ce", 2),
+    ]
+    assert [attack.is_ours(*one) for one in asked] == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("want", "value"),
     [
@@ -144,6 +155,20 @@ def adapted(**changes):
 def test_a_model_adapted_in_the_same_way_is_the_same_model():
     assert same_model(adapted(), TECOA)
     assert same_model(adapted(epochs=1, images=50_000, lr=1e-4), TECOA)  # said with the number
+
+
+def test_our_methods_as_they_are_by_default_are_those_that_numbers_were_published_for():
+    from zsrobust.methods import METHODS
+
+    known = {row.model.name + row.source.name: row.model for row in published() if row.model.method in METHODS}
+    assert {model.method for model in known.values()} == {"standard", "tecoa", "fare", "pmg-aft", "tga-zsr", "agft"}
+    for model in known.values():
+        if model.tuning and model.eps and model.bases:
+            method = dict(METHODS[model.method]().describe())
+            for described in (method, method | {"extra": 1.0}):
+                ours = adapted(method=described, task=model.adapted_on, threat=f"linf:{model.eps}:native")
+                ours.provenance["source"] = model.bases[0]
+                assert same_model(ours, model) == (described is method), model
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def same_model(model: Model, other: PublishedModel) -> bool:
     """Whether a model of a run is the one that a number was published for, going by its provenance.
 
     A model from the hub is what its id says. A model that zsrobust adapted is the same if its base, method, task,
-    radius, labels and what was trained are, with all options as they are by default, and nothing else is known of it.
+    radius, labels and what was trained are, with the options that the source used, and nothing else is known of it.
     """
     told = model.provenance
     if not model.adapted_on:
@@ -126,9 +126,9 @@ def same_model(model: Model, other: PublishedModel) -> bool:
     return (
         (told.get("base_model") or told.get("source")) in other.bases
         and tuple(model.adapted_on) == (other.adapted_on,) == (how.get("task"),)
-        and _plainly(method, other.method)
-        and _plainly(tuning, other.tuning)
-        and how.get("labels", other.labels) == other.labels
+        and _is(method, other.method, other.options)
+        and _is(tuning, other.tuning, {})
+        and how.get("labels", other.labels) in (other.labels, "true")  # what reads none may be left at the default
         and _is_radius(how.get("threat"), eps_of(other.eps))
         and not _more(told, (*_AS_LOADED, "base", "base_model", "adaptation"))
         and not _more(how, (*_CIRCUMSTANCES, "method", "tuning", "labels", "threat"))
@@ -140,11 +140,11 @@ def _more(told: Mapping[str, Any], known: Iterable[str]) -> bool:
     return any(value not in (None, "", [], {}, False) for key, value in told.items() if key not in known)
 
 
-def _plainly(described: object, name: str) -> bool:
-    """Whether ``{"name": …}`` is this thing, with no option set."""
+def _is(described: object, name: str, options: Mapping[str, float]) -> bool:
+    """Whether ``{"name": …}`` is this thing, with these options and no other one set."""
     if not isinstance(described, Mapping) or not name:
         return False
-    return described.get("name") == name and all(v is None for k, v in described.items() if k != "name")
+    return {key: value for key, value in described.items() if value is not None} == {"name": name, **options}
 
 
 def _is_radius(threat: object, eps: float) -> bool:

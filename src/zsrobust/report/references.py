@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -55,6 +55,7 @@ class PublishedModel:
         weights: Hub ids under which these very weights were released.
         input: Side of the images it takes, in pixels.
         method: What it was adapted with; empty: it was not.
+        options: The method's own settings, by our names; what is not among them is left to the model: unset.
         tuning: What of it was trained, ``"full"`` for the whole visual tower; empty: not stated.
         labels: ``"true"``, or ``"none"`` for a method that reads no labels.
         adapted_on: The task.
@@ -67,6 +68,7 @@ class PublishedModel:
     weights: tuple[str, ...] = ()
     input: int = 224
     method: str = ""
+    options: Mapping[str, float] = field(default_factory=dict, hash=False)
     tuning: str = ""
     labels: str = "true"
     adapted_on: str = ""
@@ -89,7 +91,7 @@ class PublishedAttack:
     two_classes: tuple[str, ...] = ()
 
     def is_ours(self, attack: str, classes: int) -> bool:
-        """Whether what a row names, for example ``apgd:ce+apgd:dlr-t``, is this attack on a task of so many classes."""
+        """Whether what a row names, say ``apgd:ce:restarts=5+apgd:dlr-t``, is this attack on so many classes."""
         same = self.two_classes if self.two_classes and classes == 2 else self.ours
         return any(sorted(attack.split("+")) == sorted(name.split("+")) for name in same)
 
