@@ -1,6 +1,6 @@
 """Our recipe against FARE on those images of ``benchmarks/confirm.yaml`` that study dual had not shown.
 
-    python benchmarks/disjoint.py runs/confirm/confirm runs/studies/dual
+    python benchmarks/disjoint.py runs/studies/confirm runs/studies/dual
 
 Reads both study folders. Intervals are 95 %, corrected for the two rates of FARE, as those of confirm.yaml are.
 """
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from zsrobust.errors import ZSRobustError
 from zsrobust.study.results import ALL, CLEAN, ROBUST, Cell, Study, load
 from zsrobust.study.scores import Measure, difference
 
@@ -40,7 +41,10 @@ def without(cell: Cell, seen: set[tuple[str, int]]) -> Cell:
 
 def main(new: str, old: str) -> None:
     """Prints ours − FARE, over all tasks, on all examples and on those that are new."""
-    study, seen = load(new), shown(load(old))
+    try:
+        study, seen = load(new), shown(load(old))
+    except ZSRobustError as problem:
+        sys.exit(f"{problem}; `zsrobust study benchmarks/confirm.yaml` and `zsrobust study dual` write them")
     asked, tasks = shown(study), study.tasks_of(ALL)
     print(f"{len(asked & seen)} of {len(asked)} examples are among the {len(seen)} of {old}")
     for where, cells in (("all", study.cells), ("new", [without(cell, seen) for cell in study.cells])):

@@ -232,6 +232,8 @@ def test_what_is_true_of_every_row_is_told_once_and_hides_no_other_alarm(tmp_pat
     assert text.count("computed in bfloat16, not float32") == text.count("\n| --- ")
     assert "computed in bfloat16" in page.write(tmp_path).read_text()
     assert wording.time_words(results) == "adaptation at least 4 min, evaluation 2 min"
+    unknown = {**results, "seconds": {"adapt": 240, "tune": 0, "evaluate": 0, "at_least": ["evaluate"]}}
+    assert wording.time_words(unknown) == "adaptation 4 min, evaluation not known"
 
 
 def test_what_is_written_says_the_same_everywhere_and_follows_cells_json(folder):

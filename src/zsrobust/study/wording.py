@@ -117,15 +117,14 @@ def time_words(results: Results) -> str:
     nouns = {"adapt": "adaptation", "tune": "tuning (values not chosen)", "evaluate": "evaluation"}
     times = [(kind, noun, results["seconds"][kind]) for kind, noun in nouns.items()]
     less = results["seconds"]["at_least"]
-    return ", ".join(
-        f"{n} {'at least ' * (k in less)}{_duration(t)}" for k, n, t in times if t or k != "tune" or k in less
-    )
+    return ", ".join(f"{n} {_duration(t, k in less)}" for k, n, t in times if t or k != "tune" or k in less)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _duration(seconds: float, or_more: bool) -> str:
+    if or_more and not seconds:
+        return "not known"
+    shown = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return "at least " * or_more + (f"{seconds:.0f} s" if seconds < 90 else shown)
 
 
 def settings(results: Results) -> list[tuple[str, str]]:
