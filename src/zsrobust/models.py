@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zsrobust.distributed import world
-from zsrobust.encoders import ENCODERS, Encoder, load
+from zsrobust.encoders import ENCODERS, Encoder, load, weight_file
 from zsrobust.errors import ConfigError, ModelError, UnknownName
 
 MODEL = "model"
@@ -131,10 +131,10 @@ def _typed(options: dict[str, str]) -> dict[str, Any]:
         if not found["size"].isdecimal():
             raise ConfigError(f"size={found['size']} is no number of pixels, as in size=336")
         found["size"] = int(found["size"])
-    if "adapted_on" in found:
-        found["adapted_on"] = [task.strip() for task in found["adapted_on"].split(",") if task.strip()]
     if "base" in found:
-        found["base"] = _opened(found["base"], {}, "cpu", "sdpa")
+        # A file does not say its activation; neither does one that is a base.
+        its = {"activation": options.get("activation")} if weight_file(options["base"]) else {}
+        found["base"] = _opened(options["base"], its, "cpu", "sdpa")
     return found
 
 

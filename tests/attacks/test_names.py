@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zsrobust import models
 from zsrobust.api import resolve_attacks, strongest
 from zsrobust.attacks import ATTACKS, leaves_open, parse
 from zsrobust.attacks.apgd import APGD
@@ -18,6 +19,7 @@ from zsrobust.attacks.base import Attack
 from zsrobust.attacks.carlini_wagner import CarliniWagner
 from zsrobust.attacks.fab import FAB
 from zsrobust.attacks.oblivious import Oblivious
+from zsrobust.attacks.options import OF_A_MODEL
 from zsrobust.attacks.patch import Patch
 from zsrobust.attacks.pgd import PGD, fgsm
 from zsrobust.attacks.published import Released, clipped_margin_loss
@@ -68,6 +70,12 @@ OPTIONS = {
     "transfer:openai/clip-vit-base-patch32:steps=50": Transfer("openai/clip-vit-base-patch32", LINF, 50),
     r"transfer:C:\models\mine": Transfer(r"C:\models\mine", LINF),
     "transfer:./runs/a-b=c": Transfer("./runs/a-b=c", LINF),
+    "transfer:runs/tower.pt:base=openai/clip-vit-base-patch32:size=336:steps=50": Transfer(
+        "runs/tower.pt:base=openai/clip-vit-base-patch32:size=336", LINF, 50
+    ),
+    "transfer:full.pt:activation=gelu:adapted_on=digits": Transfer("full.pt:activation=gelu:adapted_on=digits", LINF),
+    r"transfer:tower.pt:base=C:\mine:restarts=2": Transfer(r"tower.pt:base=C:\mine", LINF, restarts=2),
+    "transfer:tower.pt:base=tiny+ttc": Transfer("tower.pt:base=tiny+ttc", LINF),
     "paper:pgd:5": Released(LINF, 5),
     "oblivious:pgd:20:step_size=1/255": Oblivious(PGD(LINF, 20, step_size=1 / 255)),
     "oblivious:apgd:dlr-t:targets=3": Oblivious(APGD(LINF, loss="dlr-t", targets=3)),
@@ -127,6 +135,12 @@ def test_an_option_written_after_the_name_wins() -> None:
     assert parse("oblivious", LINF, steps=7) == parse("oblivious:steps=7", LINF) == Oblivious(PGD(LINF, 7))
     assert parse("oblivious:attack=cw", LINF) == Oblivious(PGD(LINF, loss=margin_loss))
     assert parse("transfer:tiny+ttc", LINF, steps=3) == Transfer("tiny+ttc", LINF, 3)
+    assert parse("transfer:f.pt:steps=3:base=tiny", LINF) == Transfer("f.pt:base=tiny", LINF, 3)
+    assert parse("transfer:model=f.pt:base=tiny", LINF, steps=3) == Transfer("f.pt:base=tiny", LINF, 3)
+
+
+def test_a_models_options_are_those_that_stay_with_it() -> None:
+    assert OF_A_MODEL == models.OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -149,6 +163,8 @@ def test_an_option_written_after_the_name_wins() -> None:
         ("square:p_init=big", "p_init must be a number, not 'big'"),
         ("transfer", "attack 'transfer' needs a model to come from, for example transfer:tiny"),
         ("transfer:tiny:steps=0", "at least 1 step"),
+        ("transfer:tiny:bse=tiny", "unknown option of attack 'transfer' 'bse'"),
+        ("transfer:f.pt:base=tiny+ttc:steps=3", "does not say whether steps is of the transfer or of the defence"),
         ("cw-l2", "cannot search linf"),
         ("oblivious:pdg", "unknown attack 'pdg'; did you mean 'pgd'?"),
         ("oblivious:pgd:20:restart=3", "unknown option of attack 'pgd' 'restart'"),
@@ -235,6 +251,14 @@ def test_an_option_that_changes_nothing_is_refused(attacks: str, options: dict[s
         resolve_attacks(attacks, LINF, **options)
     with pytest.raises(ConfigError, match="attack objects cannot take it"):
         resolve_attacks(PGD(LINF), LINF, **options)
+
+
+def test_a_threat_is_for_names_and_refused_where_there_are_none() -> None:
+    assert resolve_attacks("pgd", None) == [PGD(Threat("linf", "1/255"))]
+    assert resolve_attacks([PGD(L2), "pgd"], LINF) == [PGD(L2), PGD(LINF)]
+    assert resolve_attacks(PGD(L2), None) == [PGD(L2)]
+    with pytest.raises(ConfigError, match=r"^threat was given, but attack objects have their own"):
+        resolve_attacks(PGD(L2), [LINF])
 
 
 def test_two_attacks_that_differ_in_an_option_are_two_and_the_same_twice_is_refused() -> None:

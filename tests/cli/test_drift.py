@@ -133,7 +133,7 @@ def test_the_noise_of_a_corrupted_task_is_that_of_the_seed(pets: Path, monkeypat
         measured.append(images)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zsrobust.models.load_model", lambda name, **_: SimpleNamespace(name=name))
+    monkeypatch.setattr("zsrobust.models.load_model", lambda name, **_: SimpleNamespace(name=name, provenance={}))
     monkeypatch.setattr("zsrobust.drift.drift", measure)
     with pytest.raises(KeyboardInterrupt):
         go(drift, "a", "b", "--tasks", f"{pets}@noise-5", "--k", 1, "--seed", 3)
@@ -163,3 +163,20 @@ def test_latency_prints_a_row_a_model_and_size(pair: list[str], capsys: pytest.C
     assert [one["batch_size"] for one in stored["timings"]] == [1, 1, 2, 2]
     with pytest.raises(ZSRobustError, match="no model given"):
         go(latency)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(drift, "--tasks PETS --k 1"), (latency, "--batch_sizes 1 --repetitions 2 --warm_up 0 --classes 2")],
+    ids=["drift", "latency"],
+)
+def test_what_was_measured_is_written_even_if_the_reader_goes_away(
+    command: ModuleType, words: str, pair: list[str], pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(f"zsrobust.cli.{command.COMMAND.name}_words.tell", gone)
+    with pytest.raises(BrokenPipeError):
+        go(command, *pair, *words.replace("PETS", str(pets)).split(), "--out", "found.json")
+    assert json.loads(Path("found.json").read_text())["format"] == f"zsrobust.{command.COMMAND.name}/1"

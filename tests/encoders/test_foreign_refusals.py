@@ -114,6 +114,11 @@ CASES: list[tuple[str, Any, str]] = [
     ("patch", lambda m: {**files.visual_prompts(64), "state_dict": {"module.patch": torch.zeros(1)}}, "a patch"),
     ("prompt width", lambda m: files.visual_prompts(768), "base base: prompt.tokens.tokens is (1, 5, 768)"),
     ("prompt size", lambda m: files.visual_prompts(64, size=40), "prompt.pixel.top is (3, 3, 40), not (3, 3, 32)"),
+    ("numbers for names", lambda m: {1: torch.zeros(2)}, "is not a dictionary of tensors by name"),
+    ("flat tokens", lambda m: {"add_prompter": {"prompt": torch.zeros(64)}}, "its token prompts are (64,), not (1"),
+    ("shape", lambda m: files.bare(m) | {"ln_post.bias": torch.zeros(3)}, "layernorm.bias is (3,), and (64,) in the"),
+    ("dimensions", lambda m: files.bare(m) | {"class_embedding": torch.zeros(1, 1, 64)}, "(1, 1, 64): 3 dimensions"),
+    ("flat words", lambda m: files.flat(m) | {"token_embedding.weight": torch.zeros(9)}, "(9,): 1 dimensions, not 2"),
     ("no prompts", lambda m: {"state_dict": {}, "add_prompter": {}}, "its prompts are empty and it has no"),
 ]  # fmt: skip
 
@@ -145,6 +150,47 @@ def test_a_full_model_without_its_text_tower_or_tokenizer(
     content["model_cfg"]["vision_cfg"]["width"] = 128
     path.write_text(json.dumps(content))
     assert "the weights of repo do not fit its config.json" in refused(folder, base=base)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"vision_cfg": "large"}, "vision_cfg and text_cfg have to be JSON objects"),
+        ({"text_cfg": [1]}, "vision_cfg and text_cfg have to be JSON objects"),
+        ({"preprocess_cfg": "x"}, "preprocess_cfg has to be a JSON object, not 'x'"),
+        (
+            {"tokenizer_kwargs": {"clean": "canonicalize"}},
+            "its texts are prepared as tokenizer_kwargs {'clean': 'canon",
+        ),
+        ({"tokenizer_kwargs": {"clean": "whitespace"}}, "tokenizer_kwargs {'clean': 'whitespace'} say, which is not"),
+    ],
+)
+def test_a_config_of_open_clip_that_cannot_be_followed(
+    edit: dict[str, Any], message: str, model: Any, base: Path, tmp_path: Path
+) -> None:
+    path = files.openclip_folder(tmp_path / "repo", model, base) / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    for key, value in edit.items():
+        inner = content["model_cfg"]["text_cfg"] if key == "tokenizer_kwargs" else content["model_cfg"]
+        (content if key == "preprocess_cfg" else inner)[key] = value
+    path.write_text(json.dumps(content))
+    assert message in refused(path.parent)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"tokenizer_kwargs": {}},
+        {"tokenizer_kwargs": {"clean": "lower"}},
+        {"hf_tokenizer_name": "mine", "tokenizer_kwargs": {"clean": "whitespace"}},
+    ],
+)
+def test_texts_prepared_as_usual(own: dict[str, Any], model: Any, base: Path, tmp_path: Path) -> None:
+    path = files.openclip_folder(tmp_path / "repo", model, base) / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["text_cfg"] |= own
+    path.write_text(json.dumps(content))
+    assert load(path.parent).name == "repo"
 
 
 def test_a_base_that_is_no_clip(model: Any, tmp_path: Path, siglip_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ def half(folder: Path) -> None:
     weights(folder, lambda _, tensor: tensor.bfloat16().float())
 
 
+def float16(folder: Path) -> None:
+    weights(folder, lambda _, tensor: tensor.half().float())
+
+
 def other_mean(folder: Path) -> None:
     edit_json(folder / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
 
@@ -69,6 +74,7 @@ def not_golden(folder: Path) -> None:
         (other_tower, "image features by .*; likely another visual tower"),
         (other_text, "text features by .*; likely another text tower or tokenizer"),
         (half, "as little as another precision of the weights does"),
+        (float16, "as little as another precision of the weights does"),
         (other_mean, "likely another visual tower, or another mean and std"),
         (not_golden, "the golden vector is not 8 numbers"),
     ],
@@ -79,6 +85,27 @@ def test_a_model_that_is_not_the_one_that_was_saved(clip: Any, tmp_path: Path, d
     with pytest.raises(ModelError, match=message) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_float16_of_the_embedded_model_is_noticed_and_other_kernels_are_not() -> None:
+    tiny: Any = load("tiny")
+    stored = golden.golden(tiny)
+    tiny.set_attention("eager")
+    kernels = golden.golden(tiny)
+    for parameter in tiny.parameters():
+        parameter.data = parameter.data.half().float()
+    rounded = golden.golden(tiny)
+    apart = [[golden._apart(found[part], stored[part]) for part in stored] for found in (kernels, rounded)]
+    assert 20 * max(apart[0]) < golden.TOLERANCE < min(apart[1])
+
+
+def test_an_exact_resize_and_a_crop_of_that_size_is_resized(clip_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
+    pair = {"height": 32, "width": 32}
+    edit_json(folder / "preprocessor_config.json", size=pair, crop_size=pair, do_center_crop=True)
+    after: Any = load(folder, size=48)
+    assert (after.geometry.resize, after.geometry.crop) == ((48, 48), (48, 48))
+    assert load(after.save_pretrained(tmp_path / "saved")).geometry == after.geometry
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

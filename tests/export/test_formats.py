@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.encoders.small import edit_json, save_clip, save_siglip
 from tests.export.open_clip_model import from_folder as open_clip_model
 
@@ -61,6 +62,8 @@ def test_open_clip_computes_the_same_features(activation: str, tmp_path: Path, p
     edit_json(folder / "config.json", **config)
     clip = from_folder(folder)
     assert export(clip, tmp_path / "out", format="open_clip").facts["activation"] == activation
+    said = {"quick_gelu": "(`quick_gelu: true`)", "gelu": "(GELU: without `quick_gelu`)"}[activation]
+    assert f"the architecture with its activation {said}" in (tmp_path / "out" / "README.md").read_text()
     model, preprocess = open_clip_model(tmp_path / "out")
     mean, std = (torch.tensor(preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
     texts = ["a cat", "a dog at night"]
@@ -133,7 +136,7 @@ def test_visual_tower_on_its_base_is_bit_identical(clip: HuggingFaceEncoder, tmp
         assert torch.equal(model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("file", ["visual.pt", "visual.safetensors"])
+@pytest.mark.parametrize("file", ["visual.pt", "visual.safetensors", "."])
 def test_zsrobust_opens_the_visual_tower_on_a_base(
     file: str, clip: HuggingFaceEncoder, random_clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -143,13 +146,22 @@ def test_zsrobust_opens_the_visual_tower_on_a_base(
     export(adapted, tmp_path / "out", format="visual")
     back: Any = zsrobust.load(tmp_path / "out" / file, base=str(random_clip_folder))
     assert back.fingerprint() == adapted.fingerprint()
+    assert back.name == "out"
+    with pytest.raises(ConfigError, match="holds only a visual tower"):
+        zsrobust.load(tmp_path / "out" / file)
 
 
 def test_llava_opens_the_visual_folder(clip: HuggingFaceEncoder, tmp_path: Path, pixels: torch.Tensor) -> None:
     from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
     export(clip, tmp_path / "out", format="visual")
-    tower = CLIPVisionModel.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    # LLaVA has transformers 4, which finds no weight under another name and leaves a random tower.
+    names = load_file(tmp_path / "out" / "model.safetensors").keys()
+    assert sorted(names) == sorted(n for n in clip.model.state_dict() if n.startswith("vision_model."))
+    tower, info = CLIPVisionModel.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True, local_files_only=True
+    )
+    assert not any(info.values()), info
     processor = CLIPImageProcessorPil.from_pretrained(tmp_path / "out")
     assert tuple(processor.image_mean) == clip.preprocessing.mean
     image = clip.normalised(pixels)

@@ -54,6 +54,14 @@ def test_what_arrives_is_the_folder(hub: UploadHub, folder: Path) -> None:
     assert hub.visibility["me/robust"] == "private"
 
 
+def test_what_was_measured_of_an_earlier_model_does_not_stay(hub: UploadHub, folder: Path) -> None:
+    publish(folder, "me/robust")
+    mine = {"notes.md": b"mine", ".eval_results/other.yaml": b"[]"}
+    hub.repos["me/robust"]["main"] |= mine
+    publish(folder, "me/robust")
+    assert hub.repos["me/robust"]["main"] == {**contents(folder), "notes.md": b"mine"}
+
+
 def test_refusals_are_one_line(hub: UploadHub, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refusal(repo: str = "me/robust", place: Path = folder) -> str:
         with pytest.raises((ModelError, ConfigError)) as caught:

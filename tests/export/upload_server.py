@@ -1,4 +1,4 @@
-"""A Hugging Face hub on 127.0.0.1 with just enough of its protocol for an upload: create, preupload, LFS, commit."""
+"""A Hugging Face hub on 127.0.0.1 with what an upload needs of its protocol: create, tree, preupload, LFS, commit."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        _, api, _, owner, name, verb, revision, *_ = [*urlsplit(self.path).path.split("/"), *8 * [""]]
+        files = self.server.repos.get(f"{owner}/{name}", {}).get(revision)
+        if (api, verb) == ("api", "tree") and files is not None:
+            return self._answer(200, [{"type": "file", "path": p, "oid": "", "size": len(c)} for p, c in files.items()])
         self._answer(404, {"error": "not here"}, {"X-Error-Code": "RepoNotFound"})
 
     def do_PUT(self) -> None:
@@ -96,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, files: dict[str, bytes], key: str, value: dict[str, Any]) -> None:
         if key == "file":
             files[value["path"]] = base64.b64decode(value["content"])
+        if key == "deletedFile":
+            del files[value["path"]]
         if key == "lfsFile":
             content = self.server.objects[value["oid"]]
             assert hashlib.sha256(content).hexdigest() == value["oid"]

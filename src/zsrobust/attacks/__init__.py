@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zsrobust.attacks.options import Mode, Written, arguments, has, only_one_owner, read, within, word_of
+from zsrobust.attacks.options import Mode, Written, arguments, has, of_a_model, only_one_owner, read, within, word_of
 from zsrobust.registry import Registry
 
 if TYPE_CHECKING:
@@ -75,5 +75,6 @@ def _read(text: str) -> Written:
     if written.name == "oblivious":
         return within(written, "attack", "pgd")
     if written.name == "transfer":
+        written = of_a_model(written, "model")
         only_one_owner(written, "model")
     return written

@@ -150,7 +150,8 @@ def transfer(
 ) -> Transfer:
     """Auto-PGD on the margin of another model, as in transfer:openai/clip-vit-base-patch32.
 
-    Options cannot be written behind a model with a defence (``tiny+ttc``), whose they might be.
+    The model's own options stay with it, as in transfer:tower.pt:base=tiny:steps=50. Behind a model with a defence
+    (``tiny+ttc``) no others can be written, because they might be the defence's.
     """
     return Transfer(model, threat, steps, restarts=restarts, precision=precision)
 

@@ -24,6 +24,8 @@ Length = float
 """An annotation: in pixel range [0, 1], written like ε."""
 
 RESERVED = ("mode", "precision")
+OF_A_MODEL = ("base", "activation", "size", "adapted_on")
+"""Options of a written model (:mod:`zsrobust.models`)."""
 
 _OPTION = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
@@ -79,6 +81,19 @@ def within(written: Written, word: str, default: str) -> Written:
     first = written.word or options.pop(word, default)
     inner = ":".join([first, *(f"{name}={value}" for name, value in options.items() if name != word)])
     return replace(written, word=inner, options={name: options[name] for name in options if name == word})
+
+
+def of_a_model(written: Written, word: str) -> Written:
+    """An attack that takes a model as its ``word``: the model's own options stay with it."""
+    own = [f"{name}={value}" for name, value in reversed([*written.options.items()]) if name in OF_A_MODEL]
+    rest = {name: value for name, value in written.options.items() if name not in OF_A_MODEL}
+    model = rest.get(word) if written.word is None else written.word
+    if not own or model is None:
+        return written
+    whole = ":".join([model, *own])
+    return (
+        replace(written, word=whole, options=rest) if written.word else replace(written, options=rest | {word: whole})
+    )
 
 
 def only_one_owner(written: Written, word: str) -> None:

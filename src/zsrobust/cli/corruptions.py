@@ -74,7 +74,7 @@ def run(options: CorruptionOptions) -> None:
     from zsrobust.api import resolve_tasks
     from zsrobust.cli.corruptions_words import lines
     from zsrobust.corruptions import check, corrupted_accuracy
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.run_folder import write_atomically
     from zsrobust.tasks.corruptions import NAMES
 
@@ -87,6 +87,8 @@ def run(options: CorruptionOptions) -> None:
         classes=options.classes, templates=options.template, on_bad_image=options.on_bad_image,
     )  # fmt: skip
     models = [load_model(model, device=options.device, attention=options.attention) for model in options.models]
+    for line in filter(None, map(what_was_found, models)):
+        print(line)
     if (folder / "records.jsonl").exists():
         print(f"Going on with {folder}: what is there already is not computed again.")
     table = corrupted_accuracy(

@@ -74,7 +74,7 @@ def run(options: DriftOptions) -> None:
     from zsrobust.api import resolve_tasks
     from zsrobust.cli.drift_words import rule, tell, verdict
     from zsrobust.drift import check, drift, opened
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.run_folder import versions, write_atomically
 
     # All of this is before a model is loaded.
@@ -90,6 +90,8 @@ def run(options: DriftOptions) -> None:
     for images in sets:
         opened(images, k=options.k, limit=options.limit, seed=options.seed)
     original, adapted = (load_model(model, device=options.device) for model in options.models)
+    for line in filter(None, map(what_was_found, (original, adapted))):
+        print(line)
     print(f"Original {original.name}")
     print(f"Adapted  {adapted.name}")
     measured = []
@@ -98,10 +100,12 @@ def run(options: DriftOptions) -> None:
             original, adapted, images, k=options.k, limit=options.limit, seed=options.seed, texts=options.text,
             accept=options.accept, on_bad_image=options.on_bad_image, batch_size=options.batch_size,
         )  # fmt: skip
-        measured.append(found.to_dict() | {"verdict": list(verdict(found)), "rule": rule(found)})
+        measured.append(found)
+    if out is not None:  # before anything is told: whoever reads may leave early
+        told = [found.to_dict() | {"verdict": list(verdict(found)), "rule": rule(found)} for found in measured]
+        content = {"format": "zsrobust.drift/1", "versions": versions(), "sets": told}
+        write_atomically(out, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    for found in measured:
         tell(found)
     if out is not None:
-        content = {"format": "zsrobust.drift/1", "versions": versions(), "sets": measured}
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        write_atomically(out, text.encode())
         print(f"\nWritten  {options.out}")

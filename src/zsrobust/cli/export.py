@@ -72,11 +72,13 @@ def run(options: ExportOptions) -> None:
     from zsrobust.export import export
     from zsrobust.export.heads import heads
     from zsrobust.export.publish import check, publish
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
 
     if options.push_to_hub is not None:
         check(options.push_to_hub)
     encoder = load_model(options.model, device="cpu")
+    if found := what_was_found(encoder):
+        print(found)
     texts = heads(encoder, classes=options.classes, templates=options.template, tasks=options.tasks, data=options.data)
     done = export(
         encoder, options.out, format=options.format, heads=texts, results=options.results, repo=options.push_to_hub

@@ -60,7 +60,7 @@ def run(options: LatencyOptions) -> None:
     out = None if options.out is None else file_to_write("--out", options.out)
     from zsrobust.cli.latency_words import tell
     from zsrobust.latency import check, latency, threads
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.run_folder import write_atomically
     from zsrobust.tasks.images import decode
 
@@ -72,12 +72,15 @@ def run(options: LatencyOptions) -> None:
     image = None if options.image is None else decode(Path(options.image).expanduser())
     with threads(options.threads):
         models = [load_model(model, device=options.device) for model in options.models]
+        for line in filter(None, map(what_was_found, models)):
+            print(line)
         found = latency(
             models, batch_sizes=options.batch_sizes, classes=options.classes, repetitions=options.repetitions,
             warm_up=options.warm_up, image=image, seed=options.seed,
         )  # fmt: skip
-    tell(found)
-    if out is not None:
+    if out is not None:  # before anything is told: whoever reads may leave early
         text = json.dumps({"format": "zsrobust.latency/1", **found.to_dict()}, indent=1, ensure_ascii=False)
         write_atomically(out, text.encode())
+    tell(found)
+    if out is not None:
         print(f"\nWritten  {options.out}")

@@ -143,8 +143,8 @@ NOTES = {
     "hub id such as openai/clip-vit-base-patch32, or a checkpoint file with its options, as in "
     "fare.pt:base=openai/clip-vit-large-patch14. MODEL+ttc is a model behind a test-time defence.",
     "attacks": "NAME:option=value sets an option in brackets, as in apgd:ce:steps=50; several follow each other. A "
-    "number right after pgd or cw is the steps, as in pgd:20, and what follows transfer is a model, whose own options "
-    "cannot be written there. The options of "
+    "number right after pgd or cw is the steps, as in pgd:20, and what follows transfer is a model with its own "
+    "options, as in transfer:fare.pt:base=MODEL:steps=50; behind a defence none can follow. The options of "
     "zsrobust evaluate with these names set them for all attacks that have them.",
     "tunings": "zsrobust adapt --tuning NAME --tuning_options.OPTION VALUE; the options are in brackets.",
     "methods": "zsrobust adapt --method NAME --method_options.OPTION VALUE; the options are in brackets.",

@@ -71,7 +71,7 @@ def run(options: RetrievalOptions) -> None:
         raise ConfigError("clean is always measured; leave it out of --attacks, or let it stand alone for no attack")
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"limit = {options.limit} must be at least 1")
-    from zsrobust.models import load_model
+    from zsrobust.models import load_model, what_was_found
     from zsrobust.retrieval.evaluate import aimed, evaluate_retrieval
     from zsrobust.retrieval.sources import open_captions
     from zsrobust.retrieval.words import terminal
@@ -81,6 +81,8 @@ def run(options: RetrievalOptions) -> None:
     aimed(attacks, options.threat, seed=options.seed, rows=options.rows)  # before captions are read and models loaded
     captions = open_captions(options.captions, split=options.split).take(options.limit, seed=options.seed)
     models = [load_model(model, device=options.device, attention=options.attention) for model in options.models]
+    for line in filter(None, map(what_was_found, models)):
+        print(line)
     decides = {name: value for name, value in asdict(options).items() if name not in ("run", "device")}
     folder = run_folder(options.run, ["retrieval", *options.models[:2], options.captions], decides)
     if (folder / "found.jsonl").exists():

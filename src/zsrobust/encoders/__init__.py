@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from zsrobust.encoders import adapted_on as told
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, ModelError, UnknownName
-from zsrobust.records import UNKNOWN
 from zsrobust.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["ENCODERS", "Encoder", "load"]
 
 ENCODERS = Registry("encoder", {"tiny": "zsrobust.encoders.tiny:load"})
+
+VISUAL_FILE = "visual.safetensors"
+"""In an export of the visual tower alone: all of it, where the folder of transformers has no projection."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -36,7 +39,7 @@ def load(
     base: str | Path | Encoder | None = None,
     activation: str | None = None,
     size: int | None = None,
-    adapted_on: Sequence[str] = (),
+    adapted_on: str | Sequence[str] = (),
 ) -> Encoder:
     """The encoder called ``name_or_path``: float32, frozen, in evaluation mode, on ``device``.
 
@@ -46,9 +49,9 @@ def load(
     Args:
         name_or_path: A registered name (``"tiny"``), a local folder in the layout of Hugging Face (a prompted model is
             opened with its prompt) or of open_clip, a weight file (a full model of open_clip or OpenAI; a visual tower
-            alone, as the robust-CLIP repositories publish them; a checkpoint of the TeCoA paper's code), or a hub id
-            (``"openai/clip-vit-base-patch32"``) of either layout. What starts with ``.``, ``/`` or ``~`` or exists is a
-            path; a registered name goes before a path of the same name.
+            alone, as the robust-CLIP repositories publish them; a checkpoint of the TeCoA paper's code), an export of a
+            visual tower, or a hub id (``"openai/clip-vit-base-patch32"``) of either layout. What starts with ``.``,
+            ``/`` or ``~`` or exists is a path; a registered name goes before a path of the same name.
         revision: Branch, tag or commit of a hub id.
         device: Where the weights go.
         attention: ``"sdpa"``, or ``"eager"`` (faster in bfloat16 on CPUs).
@@ -56,11 +59,12 @@ def load(
             open_clip's formats: a model whose tokenizer is used if the checkpoint brings none; and, for a full model in
             a single file, whose numbers of heads are those of the towers of its width.
         activation: ``"quick_gelu"`` or ``"gelu"``: needed for a full model in a single file, which does not say its
-            own; elsewhere it has to agree with what is known.
+            own, also where that is the base; elsewhere it has to agree with what is known.
         size: Side of the images in pixels: position embeddings are interpolated, and the preprocessing changed with
-            them. None: as the checkpoint has it.
+            them. A visual tower of this size is put on a base of another one. None: as the checkpoint has it.
         adapted_on: Names of the tasks that somebody else adapted the model on, which no file says; reports then tell
-            them from the others. Added to what a model of this package says of itself.
+            them from the others. Added to what a model of this package, or the base, says of itself. A text is one
+            name, or several with commas.
 
     Raises:
         UnknownName: A bare word that is neither registered nor a path.
@@ -68,18 +72,21 @@ def load(
         ModelError: The checkpoint is missing, broken, of an unsupported kind, or would have to run code.
     """
     target = _device(device)
+    tasks = told.read(adapted_on)
     given = str(name_or_path)
     if isinstance(name_or_path, str) and given not in ENCODERS:
         given = given.removeprefix("hf-hub:")
     from_hub = False
     options = _Options(attention, base, activation)
-    if isinstance(name_or_path, str) and given in ENCODERS:
-        encoder = _agreeing(_registered(given, attention), options, given)
-    elif Path(given).expanduser().is_file():
+    file = weight_file(name_or_path if isinstance(name_or_path, Path) else given)
+    if file is not None:
         from zsrobust.encoders import foreign
 
-        path = Path(given).expanduser()
-        encoder = foreign.from_file(path, base=options.model(), activation=activation, attention=attention)
+        encoder: Encoder = foreign.from_file(
+            file, base=options.model(), activation=activation, attention=attention, size=size, adapted_on=tasks
+        )
+    elif isinstance(name_or_path, str) and given in ENCODERS:
+        encoder = _agreeing(_registered(given, attention), options, given)
     elif isinstance(name_or_path, Path) or _is_folder(given):
         encoder = _from_folder(Path(given).expanduser(), options, name=None, provenance=None)
     elif "/" in given:
@@ -88,27 +95,9 @@ def load(
         raise UnknownName("model", given, ENCODERS, also="there is no folder of that name, and a hub id is owner/name")
     if revision is not None and not from_hub:
         raise ConfigError(f"revision '{revision}' was given, but '{given}' is not a hub id")
-    if adapted_on:
-        _tell(encoder, adapted_on)
+    if tasks and file is None:
+        told.tell(encoder, tasks)
     return _moved(encoder if size is None else _sized(encoder, size), target)
-
-
-def _tell(encoder: Encoder, adapted_on: Sequence[str]) -> None:
-    """Writes into the encoder's provenance what it was adapted on.
-
-    Raises:
-        ConfigError: The encoder, another package's, has a provenance that cannot be set.
-    """
-    told: Any = encoder
-    own: Any = encoder.provenance.get("adapted_on", [])
-    known = [task for task in own if task != UNKNOWN]
-    provenance = {**encoder.provenance, "adapted_on": list(dict.fromkeys([*known, *adapted_on]))}
-    try:
-        told.provenance = provenance
-    except AttributeError:  # a property, or a frozen dataclass
-        raise ConfigError(
-            f"adapted_on was given, but the provenance of '{encoder.name}' (a {type(encoder).__name__}) cannot be set"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -120,8 +109,10 @@ class _Options:
     activation: str | None
 
     def model(self) -> Encoder | None:
-        """The base, opened."""
-        return load(self.base) if isinstance(self.base, str | Path) else self.base
+        """The base, opened; where it is a file, which does not say its activation, with the one that was given."""
+        if not isinstance(self.base, str | Path):
+            return self.base
+        return load(self.base, activation=self.activation if weight_file(self.base) else None)
 
 
 def _from_folder(
@@ -157,9 +148,21 @@ def _sized(encoder: Encoder, size: int) -> Encoder:
     from zsrobust.encoders.huggingface import HuggingFaceEncoder
     from zsrobust.encoders.positions import resized
 
+    if isinstance(size, int) and encoder.input_size == (size, size):
+        return encoder
     if not isinstance(encoder, HuggingFaceEncoder):
         raise ConfigError(f"size={size} was given, but {encoder.name} is not a plain CLIP or SigLIP of transformers")
     return resized(encoder, size)
+
+
+def weight_file(model: str | Path) -> Path | None:
+    """The one file that ``model`` means, if it means a file: itself, or an export's visual tower."""
+    if isinstance(model, str) and model in ENCODERS:
+        return None
+    path = Path(model).expanduser()
+    if (path / "export.json").is_file() and (path / VISUAL_FILE).is_file():
+        return path / VISUAL_FILE
+    return path if path.is_file() else None
 
 
 def _registered(name: str, attention: str) -> Encoder:

@@ -6,7 +6,10 @@ in the provenance under ``format`` and ``conversion``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +20,7 @@ from zsrobust.encoders.activations import activation_of, agreed, checked
 from zsrobust.encoders.base import Encoder
 from zsrobust.encoders.formats import Contents, recognise
 from zsrobust.encoders.huggingface import ATTENTIONS, HuggingFaceEncoder, assembled, model_class_of, quiet
+from zsrobust.encoders.positions import resized
 from zsrobust.encoders.preprocessing import Preprocessing, read_json
 from zsrobust.encoders.prompted import PromptedEncoder, with_prompt
 from zsrobust.errors import ConfigError, ModelError
@@ -92,6 +96,8 @@ def from_file(
     base: Encoder | None = None,
     activation: str | None = None,
     attention: str = "sdpa",
+    size: int | None = None,
+    adapted_on: Sequence[str] = (),
 ) -> HuggingFaceEncoder | PromptedEncoder:
     """The encoder in one weight file; its format is told from its contents.
 
@@ -102,6 +108,9 @@ def from_file(
             its width.
         activation: Needed for a full model, which does not say its own; of a tower alone it is the base's.
         attention: ``"sdpa"`` or ``"eager"``.
+        size: A visual tower of this size may be on a base of another one, which is opened at this size then. Nothing
+            else is resized here.
+        adapted_on: What the file's own weights were adapted on; what the base was adapted on is added.
 
     Raises:
         ModelError: Broken, code, an architecture that cannot be mapped, or one that does not fit the base.
@@ -111,10 +120,11 @@ def from_file(
     if attention not in ATTENTIONS:
         raise ConfigError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}")
     contents = recognise(weights.contents(path), path.name)
-    name = _stem(path)
-    story: dict[str, object] = {"source": path.name, "revision": None, "adapted_on": [], "format": contents.format}
+    name = _called(path)
+    story: dict[str, Any] = {"source": path.name, "revision": None, "format": contents.format}
+    story["adapted_on"] = list(dict.fromkeys(adapted_on))
     if contents.kind != "full":
-        found = _on_base(contents, path.name, base, activation, name, story)
+        found = _on_base(contents, path.name, base, activation, name, story, size)
         found.set_attention(attention)
         return found
     state, facts = _named(path.name, lambda: openclip.from_openclip(contents.state))
@@ -135,11 +145,24 @@ def from_file(
     return _full(contents, config, prepared, path.parent, base, attention, name, story, state)
 
 
-def _stem(path: Path) -> str:
+# Names of folders and files that say nothing of the model in them.
+_ANY = re.compile(r"model|visual|pytorch_model|open_clip_(pytorch_)?model|weights|models|checkpoints?|ckpts?")
+_OF_A_RUN = re.compile(r"final|best|last|latest|checkpoint|model_best|(epoch|step)_\d+")
+"""What training code calls its files in every run: RobustVLM ``final.pt``, the TeCoA paper's code
+``model_best.pth.tar`` beside ``checkpoint.pth.tar``, open_clip ``epoch_32.pt``."""
+
+
+def _called(path: Path) -> str:
+    """The file's name without its ending; with the folder's, or that alone, where every folder has such a file."""
     name = path.name
     for suffix in (".tar", ".pth", ".pt", ".bin", ".ckpt", ".safetensors"):
         name = name.removesuffix(suffix)
-    return name or path.name
+    folders = [folder.name for folder in Path(os.path.abspath(path)).parents if not _ANY.fullmatch(folder.name)]
+    if not name or not folders[0]:
+        return name or path.name
+    if _OF_A_RUN.fullmatch(name):
+        return f"{folders[0]}-{name}"
+    return folders[0] if _ANY.fullmatch(name) else name
 
 
 def _precision(contents: Contents) -> str:
@@ -262,6 +285,7 @@ def _on_base(
     activation: str | None,
     name: str,
     story: dict[str, Any],
+    size: int | None,
 ) -> HuggingFaceEncoder | PromptedEncoder:
     """A visual tower, prompts, or both, with the rest from the base model."""
     state = _named(where, lambda: openclip.visual_from_openclip(contents.state)) if contents.state else {}
@@ -277,15 +301,15 @@ def _on_base(
         )
     source = _clip(base)
     known = agreed(activation, activation_of(source.model), said_by=f"the base {source.name}")
-    _check_fit(facts, source, where)
-    encoder = source.copy()
-    encoder.model.load_state_dict({**encoder.model.state_dict(), **state})
+    encoder = _fitting(facts, source, where, size).copy()
+    _put(state, encoder, where)
     # Towers and prompts are published because they were trained further, on what the base was adapted on before.
     before: Any = source.provenance.get("adapted_on") or []
-    story["adapted_on"] = [*(task for task in before if task != UNKNOWN), UNKNOWN]
+    story["adapted_on"] = list(dict.fromkeys([*before, *(story["adapted_on"] or [UNKNOWN])]))
     story["base_model"] = source.provenance.get("source", source.name)
     story["conversion"] = [
-        f"text tower, tokenizer, preprocessing and logit scale of {source.name}",
+        f"text tower, tokenizer, preprocessing and logit scale of {source.name}"
+        + ("" if encoder.input_size == source.input_size else f", opened at {size} pixels"),
         f"activation {known} (the base's)",
         _precision(contents),
     ]
@@ -297,18 +321,33 @@ def _on_base(
     return found
 
 
-def _check_fit(facts: Mapping[str, Any], base: HuggingFaceEncoder, where: str) -> None:
+def _fitting(facts: Mapping[str, Any], base: HuggingFaceEncoder, where: str, size: int | None) -> HuggingFaceEncoder:
+    """The base, if the tower fits it; opened at ``size`` if the tower has that and nothing else is different."""
     if not facts:
-        return
+        return base
     vision = base.model.config.vision_config
     pairs = (
         ("width", "vision_width", vision.hidden_size), ("blocks", "vision_layers", vision.num_hidden_layers),
         ("patches", "patch_size", vision.patch_size), ("image size", "image_size", vision.image_size),
         ("projection", "embed_dim", base.model.config.projection_dim), ("MLP", "vision_mlp", vision.intermediate_size),
     )  # fmt: skip
-    wrong = [f"{word} {facts[key]}, not {mine}" for word, key, mine in pairs if facts[key] != mine]
+    wrong = {word: f"{word} {facts[key]}, not {mine}" for word, key, mine in pairs if facts[key] != mine}
+    its, only_size = facts["image_size"], list(wrong) == ["image size"]
+    if only_size and size == its:
+        return resized(base, its)
     if wrong:
-        raise ModelError(f"the visual tower in {where} does not fit the base {base.name}: {'; '.join(wrong)}")
+        told = "; ".join(wrong.values()) + (f" (size={its} opens the base at that size)" if only_size else "")
+        raise ModelError(f"the visual tower in {where} does not fit the base {base.name}: {told}")
+    return base
+
+
+def _put(state: Mapping[str, Tensor], encoder: HuggingFaceEncoder, where: str) -> None:
+    mine = encoder.model.state_dict()
+    for name, tensor in state.items():
+        if tensor.shape != mine[name].shape:
+            shapes = f"{tuple(tensor.shape)}, and {tuple(mine[name].shape)} in the base {encoder.name}"
+            raise ModelError(f"{where}: {name} is {shapes}")
+    encoder.model.load_state_dict({**mine, **state})
 
 
 _RESAMPLE = {"bicubic": 3, "random": 3, "bilinear": 2}
@@ -317,6 +356,8 @@ _RESAMPLE = {"bicubic": 3, "random": 3, "bilinear": 2}
 
 def _preprocessing(cfg: Mapping[str, Any], image_size: int, where: str) -> Preprocessing:
     """From preprocess_cfg of open_clip_config.json; what it leaves out has open_clip's default."""
+    if not isinstance(cfg, Mapping):
+        raise ModelError(f"{where}: preprocess_cfg has to be a JSON object, not {cfg!r}")
     mode, resample = cfg.get("resize_mode") or "shortest", cfg.get("interpolation") or "bicubic"
     if mode not in ("shortest", "squash") or resample not in list(_RESAMPLE) or cfg.get("mode", "RGB") != "RGB":
         raise ModelError(
@@ -324,7 +365,7 @@ def _preprocessing(cfg: Mapping[str, Any], image_size: int, where: str) -> Prepr
             f"{cfg.get('mode', 'RGB')} is not reproduced here (shortest or squash, bicubic or bilinear, RGB are)"
         )
     size = cfg.get("size") or image_size
-    size = size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
+    size = size[0] if isinstance(size, list) and all(side == size[0] for side in size) else size
     if size != image_size:
         raise ModelError(f"{where}: the preprocessing ends at {size} pixels, the tower takes {image_size}")
     mean, std = _three(cfg.get("mean") or MEAN, where), _three(cfg.get("std") or STD, where)
@@ -350,6 +391,6 @@ def _three(values: Any, where: str) -> tuple[float, ...]:
         found = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         found = ()
-    if len(found) != 3:
+    if len(found) != 3 or not all(map(math.isfinite, found)):
         raise ModelError(f"{where}: mean and std are three numbers each, not {values!r}")
     return found

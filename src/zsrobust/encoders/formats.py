@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from zsrobust.encoders import openclip
@@ -71,15 +70,15 @@ def _plain(found: Mapping[str, Any], where: str, start: str) -> Contents:
         raise ModelError("it has transformers' names, but no config.json: give the folder that holds both")
     openclip.refuse_foreign(names)
     visual = {n.removeprefix(openclip.VISUAL): t for n, t in tensors.items() if n.startswith(openclip.VISUAL)}
-    rest = [name for name in names if not name.startswith(openclip.VISUAL) and name not in openclip.BUFFERS]
+    rest = [name for name in names if not name.startswith(openclip.VISUAL) and not openclip.is_buffer(name)]
     if visual and any(name != "logit_scale" for name in rest):
         layout = "text. layout" if any(name.startswith("text.") for name in rest) else "flat layout"
-        state, precision = _float32(tensors, where)
-        return Contents("full", f"{start}open_clip full model, {layout}", state, precision=precision)
+        found = _float32(tensors, where)
+        return Contents("full", f"{start}open_clip full model, {layout}", found, precision=_precision(tensors))
     if visual or "class_embedding" in tensors:
         kind = "visual tower alone" + (" (visual. prefix)" if visual else " (bare)")
-        state, precision = _float32(visual or tensors, where)
-        return Contents("visual", start + kind, state, precision=precision)
+        found = _float32(visual or tensors, where)
+        return Contents("visual", start + kind, found, precision=_precision(tensors))
     openclip.refuse_foreign(openclip.VISUAL + name for name in names)
     if any(name.removeprefix("text.") == "token_embedding.weight" for name in names):
         raise ModelError("it is a text tower; a visual tower, or a model with both, is needed")
@@ -90,9 +89,9 @@ def _finetuned(found: Mapping[str, Any], where: str) -> Contents:
     tower = openclip.without_prefix(_tensors(found["vision_encoder_state_dict"], where), "module.")
     position = tower.pop("prompt_pos_embedding", None)
     prompts = _prompts(found, position, where)
-    state, precision = _float32(tower, where)
+    precision = _precision({**tower, **prompts})
     told = "checkpoint of the TeCoA paper's code, visual tower" + (" and visual prompts" if prompts else "")
-    return Contents("visual", told, state, prompts, precision)
+    return Contents("visual", told, _float32(tower, where), _float32(prompts, where), precision)
 
 
 def _prompts_alone(found: Mapping[str, Any], where: str) -> Contents:
@@ -100,16 +99,22 @@ def _prompts_alone(found: Mapping[str, Any], where: str) -> Contents:
     prompts = _prompts(found, None, where)
     if not prompts:
         raise ModelError("its prompts are empty and it has no visual tower: nothing to open")
-    return Contents("prompts", "checkpoint of the TeCoA paper's code, visual prompts alone", {}, prompts)
+    told = "checkpoint of the TeCoA paper's code, visual prompts alone"
+    return Contents("prompts", told, {}, _float32(prompts, where), _precision(prompts))
 
 
 _PADS = {"pad_up": "top", "pad_down": "bottom", "pad_left": "left", "pad_right": "right"}
 
 
 def _prompts(found: Mapping[str, Any], position: Tensor | None, where: str) -> dict[str, Tensor]:
-    """Prompts of models/prompters.py by our names; what cannot be told from the file alone is refused."""
-    pixel = openclip.without_prefix(_tensors(found.get("state_dict") or {}, where), "module.")
-    token = openclip.without_prefix(_tensors(found.get("add_prompter") or {}, where), "module.")
+    """Prompts of models/prompters.py by our names; what cannot be told from the file alone is refused.
+
+    A frame of width 0 and 0 tokens are none.
+    """
+    pixel, token = (
+        openclip.without_prefix({} if found.get(key) is None else _tensors(found[key], where), "module.")
+        for key in ("state_dict", "add_prompter")
+    )
     prompts: dict[str, Tensor] = {}
     if "patch" in pixel:
         raise ModelError(
@@ -119,16 +124,19 @@ def _prompts(found: Mapping[str, Any], position: Tensor | None, where: str) -> d
     if pixel:
         if pixel.keys() != _PADS.keys():
             raise ModelError(f"its pixel prompt is no frame of four strips ({', '.join(sorted(pixel)[:4])})")
-        prompts |= {f"pixel.{ours}": _first(pixel[theirs], theirs) for theirs, ours in _PADS.items()}
+        if any(strip.numel() for strip in pixel.values()):
+            prompts |= {f"pixel.{ours}": _first(pixel[theirs], theirs) for theirs, ours in _PADS.items()}
     if token:
         if token.keys() != {"prompt"}:
             raise ModelError(f"its token prompts are made by more than tokens ({', '.join(sorted(token)[:3])}, …)")
         tokens = token["prompt"]
         if tokens.numel():
+            if tokens.ndim != 3:
+                raise ModelError(f"its token prompts are {tuple(tokens.shape)}, not (1, count, width)")
             prompts["tokens.tokens"] = tokens
             if position is not None:
                 prompts["tokens.position"] = position
-    return {name: as_float32(name, tensor, where) for name, tensor in prompts.items()}
+    return prompts
 
 
 def _first(tensor: Tensor, name: str) -> Tensor:
@@ -138,15 +146,19 @@ def _first(tensor: Tensor, name: str) -> Tensor:
 
 
 def _tensors(found: Any, where: str) -> dict[str, Tensor]:
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ModelError(f"{where} is not a dictionary of tensors")
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise ModelError(f"{where} is not a dictionary of tensors by name")
     return dict(found)
 
 
-def _float32(tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
-    weights = {name: tensor for name, tensor in tensors.items() if name not in openclip.BUFFERS}
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()} - {"float32"})
-    precision = "float32" if not kinds else " and ".join(kinds)
-    found = {name: as_float32(name, tensor, where) for name, tensor in weights.items()}
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
-    return found, precision
+def _float32(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Without buffers."""
+    return {n: as_float32(n, tensor, where) for n, tensor in tensors.items() if not openclip.is_buffer(n)}
+
+
+def _precision(tensors: Mapping[str, Tensor]) -> str:
+    """Of all but buffers."""
+    kinds = {str(tensor.dtype).removeprefix("torch.") for n, tensor in tensors.items() if not openclip.is_buffer(n)}
+    return " and ".join(sorted(kinds - {"float32"})) or "float32"

@@ -18,8 +18,9 @@ from zsrobust.encoders.openclip_config import ACTIVATIONS, HEAD_WIDTH, clip_conf
 from zsrobust.errors import ModelError
 
 __all__ = [
-    "ACTIVATIONS", "BUFFERS", "HEAD_WIDTH", "clip_config", "from_openclip", "mlp_ratio", "model_cfg", "refuse_foreign",
-    "text_facts", "to_openclip", "visual_facts", "visual_from_openclip", "visual_to_openclip", "without_prefix",
+    "ACTIVATIONS", "HEAD_WIDTH", "clip_config", "from_openclip", "is_buffer", "mlp_ratio", "model_cfg",
+    "refuse_foreign", "text_facts", "to_openclip", "visual_facts", "visual_from_openclip", "visual_to_openclip",
+    "without_prefix",
 ]  # fmt: skip
 
 VISUAL = "visual."
@@ -46,8 +47,7 @@ _TEXT = {
     "text_projection": "text_projection.weight",
 }
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
-BUFFERS = ("attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size")
-"""Of OpenAI's archives and of old versions: they follow from the shapes and hold nothing that was learned."""
+_BUFFERS = ("attn_mask", "input_resolution", "context_length", "vocab_size", "position_ids")
 _IN_PROJ = re.compile(r"attn\.in_proj_(weight|bias)")
 _OURS = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 _THEIRS = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
@@ -102,7 +102,7 @@ def from_openclip(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     plain = without_prefix(state, "module.")
     refuse_foreign(plain)
     visual = {name.removeprefix(VISUAL): value for name, value in plain.items() if name.startswith(VISUAL)}
-    rest = {n: v for n, v in plain.items() if not n.startswith(VISUAL) and n not in BUFFERS}
+    rest = {n: v for n, v in plain.items() if not n.startswith(VISUAL) and not is_buffer(n)}
     if not visual:
         raise ModelError("no tensor of a visual tower (visual.…) among the weights")
     scale = rest.pop("logit_scale", None)
@@ -125,7 +125,7 @@ def visual_from_openclip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     plain = without_prefix(state, "module.")
     refuse_foreign({VISUAL + name: tensor for name, tensor in plain.items()})
-    kept = {name: tensor for name, tensor in plain.items() if name != "input_resolution"}
+    kept = {name: tensor for name, tensor in plain.items() if not is_buffer(name)}
     if "token_embedding.weight" in kept:
         raise ModelError("a text tower is where the visual tower should be (token_embedding.weight among its tensors)")
     return _from(kept, _VISUAL, "vision_model.", "visual tower")
@@ -154,18 +154,18 @@ def _from(given: Mapping[str, Tensor], names: Mapping[str, str], tower: str, wha
     """Theirs → ours, of one tower."""
     state, found = dict(given), {}
     for theirs, ours in names.items():
-        tensor = _taken(state, theirs, what)
+        tensor = _formed(state, theirs, what)
         found[ours] = (tensor.t() if ours in _TRANSPOSED else tensor).contiguous().clone()
     for number in _blocks(state, "", _THEIRS):
         old, new = f"transformer.resblocks.{number}.", f"{tower}encoder.layers.{number}."
         for kind in ("weight", "bias"):
-            whole = _taken(state, f"{old}attn.in_proj_{kind}", what)
+            whole = _formed(state, f"{old}attn.in_proj_{kind}", what)
             if whole.shape[0] % 3:
                 raise ModelError(f"{old}attn.in_proj_{kind} of the {what} is not query, key and value")
             for part, tensor in zip("qkv", whole.chunk(3), strict=True):
                 found[f"{new}self_attn.{part}_proj.{kind}"] = tensor.contiguous().clone()
             for theirs, ours in _BLOCK.items():
-                found[f"{new}{ours}.{kind}"] = _taken(state, f"{old}{theirs}.{kind}", what).contiguous().clone()
+                found[f"{new}{ours}.{kind}"] = _formed(state, f"{old}{theirs}.{kind}", what).contiguous().clone()
     if state:
         raise ModelError(f"the {what} has {len(state)} tensors that a ViT CLIP does not have ({min(state)})")
     return found
@@ -183,6 +183,21 @@ def _taken(state: dict[str, Tensor], name: str, what: str = "model") -> Tensor:
     if name not in state:
         raise ModelError(f"the {what} lacks {name}")
     return state.pop(name)
+
+
+def _formed(state: dict[str, Tensor], name: str, what: str) -> Tensor:
+    """A tensor by open_clip's name, of as many dimensions as it has there."""
+    tensor = _taken(state, name, what)
+    flat = name.endswith("bias") or re.search(r"\bln_|^class_embedding", name)
+    wanted = 4 if name == "conv1.weight" else 1 if flat else 2
+    if tensor.ndim != wanted:
+        raise ModelError(f"{name} of the {what} is {tuple(tensor.shape)}: {tensor.ndim} dimensions, not {wanted}")
+    return tensor
+
+
+def is_buffer(name: str) -> bool:
+    """Of OpenAI's archives and of old versions: what follows from the shapes and holds nothing that was learned."""
+    return name.rpartition(".")[2] in _BUFFERS
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -233,10 +248,10 @@ def visual_facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         ModelError: The shapes contradict each other.
     """
     patch = state["vision_model.embeddings.patch_embedding.weight"]
-    width, channels, side, other = (*patch.shape, 0, 0, 0, 0)[:4]
+    width, channels, side, other = patch.shape
     positions = state["vision_model.embeddings.position_embedding.weight"].shape[0]
     grid = round((positions - 1) ** 0.5)
-    if patch.ndim != 4 or channels != 3 or side != other or grid * grid + 1 != positions:
+    if channels != 3 or side != other or grid * grid + 1 != positions:
         raise ModelError(
             f"the visual tower has patches {tuple(patch.shape)} and {positions} positions: not square RGB images"
         )

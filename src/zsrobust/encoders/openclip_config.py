@@ -79,12 +79,12 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _WITHOUT_EFFECT = {
     "patch_dropout", "output_tokens", "pad_id", "attn_pooler_queries", "attn_pooler_heads", "n_queries",
-    "hf_tokenizer_name", "tokenizer_kwargs", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+    "hf_tokenizer_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
     "timm_drop", "timm_drop_path", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
 }  # fmt: skip
 """While training, for the shape of outputs, or of a part that the model does not have."""
 _VISION_KEYS = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
-_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "tokenizer_kwargs"}
 _OUTER_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "nonscalar_logit_scale"}
 
 
@@ -101,7 +101,9 @@ def clip_config(model_cfg: Mapping[str, Any], activation: str) -> Any:
     """
     from transformers import CLIPConfig
 
-    vision, text = dict(model_cfg.get("vision_cfg") or {}), dict(model_cfg.get("text_cfg") or {})
+    vision, text = (model_cfg.get(key) or {} for key in ("vision_cfg", "text_cfg"))
+    if not isinstance(vision, Mapping) or not isinstance(text, Mapping):
+        raise ModelError("the model_cfg of open_clip cannot be used: vision_cfg and text_cfg have to be JSON objects")
     _check_cfg(model_cfg, vision, text)
     try:
         width, text_width = int(vision.get("width", 768)), int(text.get("width", 512))
@@ -149,6 +151,7 @@ def _check_cfg(outer: Mapping[str, Any], vision: Mapping[str, Any], text: Mappin
         raise ModelError(f"not a ViT CLIP: its visual tower is a ResNet (layers {list(vision['layers'])})")
     if outer.get("init_logit_bias") is not None:
         raise ModelError("not a ViT CLIP: it was trained as SigLIP; take the transformers version (google/siglip-…)")
+    _check_tokenizer(text)
     for where, cfg, known in (
         ("model_cfg", outer, _OUTER_KEYS), ("vision_cfg", vision, _VISION_KEYS), ("text_cfg", text, _TEXT_KEYS)
     ):  # fmt: skip
@@ -158,6 +161,14 @@ def _check_cfg(outer: Mapping[str, Any], vision: Mapping[str, Any], text: Mappin
             if key == "init_logit_scale" or value in _PLAIN.get(key, ()):
                 continue
             raise ModelError(f"not a plain ViT CLIP: {where} has {key}: {value!r}, which CLIPModel does not have")
+
+
+def _check_tokenizer(text: Mapping[str, Any]) -> None:
+    # open_clip's tokenizer.py: SimpleTokenizer and HFTokenizer clean texts like this unless they are told otherwise.
+    usual = {"clean": "whitespace" if text.get("hf_tokenizer_name") else "lower"}
+    given = text.get("tokenizer_kwargs") or usual
+    if given != usual:
+        raise ModelError(f"its texts are prepared as tokenizer_kwargs {given!r} say, which is not done here")
 
 
 def _square(size: Any) -> int:

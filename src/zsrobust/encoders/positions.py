@@ -71,12 +71,14 @@ def _preprocessing(encoder: HuggingFaceEncoder, size: int) -> Preprocessing:
     given = encoder.preprocessing
     old, geometry = given.input_size[0], given.geometry
     source: dict[str, Any] = dict(given.source)
-    if geometry.resize == (old, old) and geometry.crop is None:
-        changed = Geometry(resize=(size, size), interpolation=geometry.interpolation)
-        source |= {"size": {"height": size, "width": size}}
+    pair = {"height": size, "width": size}
+    if geometry.resize == (old, old) and geometry.crop in (None, (old, old)):
+        crop = None if geometry.crop is None else (size, size)
+        changed = Geometry(resize=(size, size), crop=crop, interpolation=geometry.interpolation)
+        source |= {"size": pair} if crop is None else {"size": pair, "crop_size": pair}
     elif geometry.resize == old and geometry.crop in (old, (old, old)):
         changed = Geometry(resize=size, crop=(size, size), interpolation=geometry.interpolation)
-        source |= {"size": _shortest(source.get("size"), size), "crop_size": {"height": size, "width": size}}
+        source |= {"size": _shortest(source.get("size"), size), "crop_size": pair}
     else:
         raise ModelError(
             f"{encoder.name} resizes to one size and crops to another ({geometry.describe()}): what it would be for "

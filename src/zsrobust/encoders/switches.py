@@ -26,7 +26,7 @@ def inside(encoder: Encoder) -> Any:
 
 
 def attention_of(encoders: Sequence[Encoder]) -> str:
-    """``"sdpa"`` or ``"eager"`` (``"own"`` without a switch), all that occur, as settings of a run say it."""
+    """``"sdpa"`` or ``"eager"`` (``"own"`` without a switch), all that occur, as ``run.json`` says it."""
     found = {OWN if inside(encoder) is None else inside(encoder).attention for encoder in encoders}
     return ", ".join(sorted(found))
 

@@ -106,8 +106,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path, where)
     loaded = _read_pickle(path, where)
-    if not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ModelError(f"{where} is not a dictionary of tensors")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()):
+        raise ModelError(f"{where} is not a dictionary of tensors by name")
     return loaded
 
 

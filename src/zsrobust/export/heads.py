@@ -57,4 +57,4 @@ def heads(
 def _built(encoder: Encoder, what: str, names: Sequence[str], templates: Sequence[str]) -> TextHead:
     if len(names) < 2:
         raise ConfigError(f"{what} has {len(names)} class: there is nothing to tell apart")
-    return TextHead.build(encoder, names, templates)
+    return TextHead.of_classes(encoder, names, templates)

@@ -46,7 +46,8 @@ def write(encoder: Encoder, folder: Path, request: Request) -> Written:
         model.reader.tokenizer.save_pretrained(folder)
     write_json(folder / saving.STORY, saving.content(model.provenance, golden(model)))
     facts = {"activation": activation_of(model), "input_size": list(model.input_size), "layout": "flat"}
-    return Written("open_clip", "zero-shot-image-classification", _use(request, own_words), facts)
+    use = _use(request, own_words, "`quick_gelu: true`" if config.get("quick_gelu") else "GELU: without `quick_gelu`")
+    return Written("open_clip", "zero-shot-image-classification", use, facts)
 
 
 def _weights(model: HuggingFaceEncoder) -> dict[str, torch.Tensor]:
@@ -94,7 +95,7 @@ def preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _use(request: Request, own_words: bool) -> str:
+def _use(request: Request, own_words: bool, activation: str) -> str:
     where = f"hf-hub:{request.repo}" if request.repo else "local-dir:path/to/this/folder"
     note = ""
     if own_words:
@@ -103,7 +104,7 @@ def _use(request: Request, own_words: bool) -> str:
             f"those of `{request.repo or request.title}`, which is why it has to be pushed under the name it was "
             "exported for (`--push-to-hub`).\n"
         )
-    return _USE.format(where=where, config=CONFIG, weights=WEIGHTS) + note
+    return _USE.format(where=where, config=CONFIG, weights=WEIGHTS, activation=activation) + note
 
 
 _USE = """## Use
@@ -115,6 +116,6 @@ model, _, preprocess = open_clip.create_model_and_transforms("{where}")
 tokenizer = open_clip.get_tokenizer("{where}")
 ```
 
-`{config}` says the architecture with its activation (`quick_gelu`) and the preprocessing, `{weights}` holds both towers
-in open_clip's flat layout. `zsrobust.load` opens the same folder, with its provenance (`zsrobust.json`).
+`{config}` says the architecture with its activation ({activation}) and the preprocessing, `{weights}` holds
+both towers in open_clip's flat layout. `zsrobust.load` opens the same folder, with its provenance (`zsrobust.json`).
 """

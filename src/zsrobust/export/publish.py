@@ -42,7 +42,8 @@ def check(repo: str) -> None:
 def publish(folder: str | Path, repo: str, *, revision: str | None = None, visibility: Visibility = "private") -> str:
     """Push an export.
 
-    Files of the same name are replaced; others that are in the repository stay.
+    Files of the same name are replaced, and ``.eval_results`` is emptied first: what an earlier push measured was
+    another model's. Other files that are in the repository stay.
 
     Args:
         folder: What :func:`zsrobust.export.export` wrote.
@@ -69,8 +70,9 @@ def publish(folder: str | Path, repo: str, *, revision: str | None = None, visib
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repo, folder_path=place, revision=revision, commit_message=f"zsrobust export of {place.name}"
-        )
+            repo_id=repo, folder_path=place, revision=revision, commit_message=f"zsrobust export of {place.name}",
+            delete_patterns=[".eval_results/*"],
+        )  # fmt: skip
     return str(done.commit_url)
 
 

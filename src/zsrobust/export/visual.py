@@ -7,18 +7,19 @@ without ``visual.`` into ``model.visual`` (CLIP_eval/eval_utils.py).
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from zsrobust.encoders import Encoder, openclip
-from zsrobust.encoders.huggingface import HuggingFaceEncoder, quiet
+from zsrobust.encoders import VISUAL_FILE, Encoder, openclip
+from zsrobust.encoders.huggingface import HuggingFaceEncoder
+from zsrobust.encoders.weights import SAFETENSORS
 from zsrobust.errors import ModelError
 from zsrobust.export.base import Request, Written, activation_of, only_clip, plain
 from zsrobust.export.folder import write_json
 
-STATE = "visual.safetensors"
 TORCH = "visual.pt"
 
 
@@ -31,10 +32,9 @@ def write(encoder: Encoder, folder: Path, request: Request) -> Written:
     model = plain(encoder, "visual")
     only_clip(model, "visual")
     bare = _bare(model)
-    with quiet():
-        model.model.vision_model.save_pretrained(folder)
+    _write_tower(model, folder)
     write_json(folder / "preprocessor_config.json", model.preprocessing.source)
-    save_file(bare, folder / STATE, {"format": "pt"})
+    save_file(bare, folder / VISUAL_FILE, {"format": "pt"})
     torch.save(bare, folder / TORCH)
     activation = activation_of(model)
     facts = {
@@ -45,6 +45,20 @@ def write(encoder: Encoder, folder: Path, request: Request) -> Written:
     }
     use = _USE.format(where=request.repo or "/absolute/path/to/this/folder", activation=activation)
     return Written("transformers", "image-feature-extraction", use, facts)
+
+
+def _write_tower(model: HuggingFaceEncoder, folder: Path) -> None:
+    """A ``CLIPVisionModel``, as transformers 4 writes it, in one file.
+
+    Its names begin with ``vision_model.``; those that transformers 5 writes do not, and 4, which LLaVA has, would leave
+    its tower random. Version 5 reads both.
+    """
+    config = copy.deepcopy(model.model.config.vision_config)
+    config.architectures, config.dtype = ["CLIPVisionModel"], "float32"
+    config.save_pretrained(folder)
+    state = model.model.vision_model.state_dict()
+    named = {f"vision_model.{name}": weight.detach().cpu().contiguous() for name, weight in state.items()}
+    save_file(named, folder / SAFETENSORS, {"format": "pt"})
 
 
 def _bare(model: HuggingFaceEncoder) -> dict[str, torch.Tensor]:
@@ -64,7 +78,7 @@ _USE = """## Use
 |---|---|---|
 | `config.json`, `model.safetensors`, `preprocessor_config.json` | a `CLIPVisionModel` of transformers, without the projection | LLaVA and its relatives: `mm_vision_tower` is this folder |
 | `visual.safetensors` | open_clip's `model.visual.state_dict()`, with the projection | open_clip; as a base for others |
-| `visual.pt` | the same tensors as a torch file without code (`weights_only=True` opens it) | RobustVLM's and TeCoA's scripts |
+| `visual.pt` | the same tensors as a torch file without code (`weights_only=True` opens it) | RobustVLM's scripts |
 
 ```python
 from transformers import CLIPImageProcessor, CLIPVisionModel
