@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.fakes import Toy
 from tests.report.fake_run import MODELS, description, outcome
 
 import zsrobust as zr
-from zsrobust.errors import RunError
+from zsrobust.errors import ConfigError, RunError
 from zsrobust.records import RecordFile
 from zsrobust.report import load_run
 
@@ -75,3 +76,8 @@ def test_other_examples_of_the_same_task_are_not_compared(tmp_path: Path) -> Non
     after = evaluation(tmp_path / "after", "tiny-tecoa", n=9)
     with pytest.raises(RunError, match="'cifar10' is not the same data in"):
         zr.compare(before, after)
+
+
+def test_two_models_of_one_name_are_told_apart_by_what_they_were_loaded_from() -> None:
+    with pytest.raises(ConfigError, match=r"two models are called 'final': .*; rename a folder or file$"):
+        zr.evaluate([Toy(name="final"), Toy(name="final", seed=1)], "digits", limit=4, attacks="pgd:1")

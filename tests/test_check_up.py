@@ -91,3 +91,10 @@ def test_a_task_of_one_class() -> None:
     one = replace(data(), class_names=("cat",), labels=np.zeros(LIMIT, dtype=np.int64))
     with pytest.raises(ConfigError, match=r"^task 'blobs' has 1 class: there is nothing to tell apart$"):
         look(planted.Wrapped, task=one)
+
+
+def test_a_patch_is_refused_before_the_first_check() -> None:
+    looked: list[str] = []
+    with pytest.raises(ConfigError, match=r"^a check-up attacks within a ball, as in linf:1/255, and not within"):
+        zr.sanity(Toy(), data(), "patch:0.1", progress=looked.append)
+    assert looked == []

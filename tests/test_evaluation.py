@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tests.fakes import CLASSES, Toy, labelled_by, task
@@ -360,16 +359,25 @@ def test_a_fingerprint_tells_weights_apart_also_without_the_encoders_help() -> N
     class Plain:
         name, input_size = "plain", (6, 6)
 
-        def __init__(self, seed: int) -> None:
-            self.toy = Toy(seed=seed)
+        def __init__(self, visual: int = 0, textual: int = 0, logit_scale: float = 10.0) -> None:
+            self.logit_scale = logit_scale
+            self.encode_pixels = Toy(seed=visual).encode_pixels
+            self.encode_texts = Toy(seed=textual).encode_texts
 
-        def encode_pixels(self, pixels: Tensor) -> Tensor:
-            return self.toy.encode_pixels(pixels)
+    class Module(Toy):
+        fingerprint = None  # type: ignore[assignment]
 
     assert fingerprint_of(Toy(seed=0)) == Toy(seed=0).fingerprint()
-    prints: list[str] = [fingerprint_of(Plain(seed)) for seed in (0, 0, 1)]  # type: ignore[arg-type]
-    assert prints[0] == prints[1] != prints[2]
-    assert np.array_equal(Toy(seed=0).log_scale.numpy(), Toy(seed=1).log_scale.numpy())
+    plain: list[Any] = [Plain(), Plain(), Plain(visual=1), Plain(textual=1), Plain(logit_scale=11.0)]
+    prints = [fingerprint_of(one) for one in plain]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+    module = Module()
+    module.words = torch.nn.Parameter(torch.zeros(2))  # no answer to the fixed text depends on it
+    before = fingerprint_of(module)
+    assert fingerprint_of(module) == before
+    module.words.data[1] = 1
+    assert fingerprint_of(module) != before
 
 
 def test_weights_that_are_sharded_are_refused_before_the_first_pass() -> None:

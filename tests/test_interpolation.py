@@ -20,6 +20,7 @@ from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders.huggingface import HuggingFaceEncoder, from_folder
 from zsrobust.encoders.prompted import PromptedEncoder
+from zsrobust.encoders.saving import summary
 from zsrobust.encoders.visual_prompts import AddedPixels, AddedTokens, PixelLayout, TokenLayout
 from zsrobust.errors import ConfigError, ModelError
 from zsrobust.interpolation import _between, interpolate
@@ -100,6 +101,16 @@ def test_provenance_says_what_was_mixed_and_comes_back(clip: HuggingFaceEncoder,
     twice = interpolate(mixed, robust, 0.5).provenance
     assert twice["adapted_on"] == ["blobs"]
     assert twice["interpolation"]["original"]["interpolation"]["alpha"] == 0.25  # type: ignore[index]
+
+
+def test_what_is_adapted_from_a_mixture_is_none(clip: HuggingFaceEncoder, robust: Any) -> None:
+    half = interpolate(clip, robust, 0.5)
+    found = adapt(half, task=task(8), attack=PGD(Threat("linf", "8/255"), 1), epochs=1, batch_size=4, progress=False)
+    assert "interpolation" not in found.provenance
+    assert found.provenance["base_interpolation"] == half.provenance["interpolation"]
+    assert found.provenance["adapted_on"] == ["blobs"]
+    assert "mixture" not in summary(found.provenance, "random-clip")
+    assert "mixture" in summary(half.provenance, "random-clip")
 
 
 def test_an_encoder_of_another_package_is_mixed_as_well() -> None:

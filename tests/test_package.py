@@ -25,7 +25,7 @@ WITHOUT_TORCH = ["zsrobust", "errors", "registry", "records", "statistics", "geo
 # Layer by layer; a module may import from lower ones only. What is not named is above them all.
 LAYERS = [
     LEAVES, {"attacks", "encoders", "defences", "tasks"}, {"classifier", "methods", "tuning", "alarms"},
-    {"evaluation"}, {"recording"},
+    {"evaluation"}, {"declarations"}, {"recording"},
 ]  # fmt: skip
 
 

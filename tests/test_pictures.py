@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,13 @@ def encoder() -> Toy:
     return Toy(scale=50.0)
 
 
-def evaluated(path: Path, encoders: list[Toy], examples: Any, attack: PGD, watch: Any = None) -> RunFolder:
+def evaluated(
+    path: Path, encoders: list[Toy], examples: Any, attack: PGD, watch: Any = None, seeds: tuple[int, ...] = (0,)
+) -> RunFolder:
     run = RunFolder(path, kind="evaluate", settings=settings([attack], rows=4, device=torch.device("cpu")))
     with run.records:
-        for one in encoders:
-            evaluate_into(run, one, [examples], [attack], seed=0, batch_size=5, watch=watch)
+        for one, seed in product(encoders, seeds):
+            evaluate_into(run, one, [examples], [attack], seed=seed, batch_size=5, watch=watch)
     return run
 
 
@@ -175,6 +178,23 @@ def test_every_adversarial_image_is_a_file_with_both_verdicts(encoder: Toy, tmp_
         assert line["label"] == CLASSES[int(label)]
         assert line["size_8bit"] == pytest.approx(np.abs(image.astype(int) - original).max() / 255, abs=1e-6)
     assert {line["verdict"] for line in lines.values()} == {"broken", "survived"}
+
+
+def test_every_seed_has_images_of_its_own(encoder: Toy, tmp_path: Path) -> None:
+    examples, attack, folder = labelled_by(encoder, task(6)), PGD(Threat("linf", "2/255"), 1), tmp_path / "images"
+    exporter, written = ImageExporter(folder), []
+
+    def watch(attacked: Any) -> None:
+        exporter(attacked)
+        written.extend(attacked.indices)
+
+    evaluated(tmp_path / "run", [encoder], examples, attack, watch, seeds=(0, 1, 3))
+    lines = [line for index in folder.rglob("index.jsonl") for line in index.read_text().splitlines()]
+    assert len(written) == len(list(folder.rglob("*.png"))) == len(lines) == 3 * 6
+    name = "linf-2-255-native-pgd-1"
+    places = sorted((folder / "toy" / "blobs").iterdir())
+    assert [place.name for place in places] == [name, f"{name}-seed-1", f"{name}-seed-3"]
+    assert len({(place / "100.png").read_bytes() for place in places}) == 3
 
 
 def test_images_written_again_after_a_kill_are_in_the_index_once(encoder: Toy, tmp_path: Path) -> None:

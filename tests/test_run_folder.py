@@ -9,7 +9,7 @@ import pytest
 
 import zsrobust
 from zsrobust.errors import RunError
-from zsrobust.run_folder import ReadOnly, RunFolder, versions, write_atomically
+from zsrobust.run_folder import ReadOnly, RunFolder, claimed, versions, write_atomically
 
 SETTINGS = {"space": "native", "precision": "float32", "rows": 32}
 MODEL = {"name": "tiny", "fingerprint": "abc", "adapted_on": []}
@@ -124,3 +124,43 @@ def test_a_process_that_does_not_write_compares(tmp_path: Path) -> None:
         other.compare(first.header)
     with pytest.raises(RunError, match='device is "cuda" in the first process, "cpu" in this one'):
         ReadOnly(tmp_path, first.header | {"device": "cuda"}, settings={"device": "cpu"})
+
+
+def test_where_the_images_are_is_no_other_task(tmp_path: Path) -> None:
+    first = run(tmp_path / "run")
+    other = ReadOnly(tmp_path / "nowhere", first.header, settings=SETTINGS)
+    for folder, where in ((first, "photos"), (first, "/data/photos"), (other, "/mnt/photos")):
+        folder.declare("tasks", {"name": "photos", "fingerprint": "a", "source": {"kind": "folder", "where": where}})
+    other.compare(first.header)
+    (task,) = first.header["tasks"]
+    assert task["source"]["where"] == "photos"
+    first.declare("attacks", {"name": "transfer", "threat": "linf:1/255:native", "source": "tiny"})
+    with pytest.raises(RunError, match="source of attack 'transfer'"):
+        first.declare("attacks", {"name": "transfer", "threat": "linf:1/255:native", "source": "other"})
+
+
+def test_a_folder_is_claimed_until_the_end_by_whoever_may(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "run", kind="evaluate"),
+        pytest.raises(RunError, match=r"run is being written by another process; wait for it"),
+        claimed(tmp_path / "run", kind="evaluate"),
+    ):
+        pass
+    with claimed(tmp_path / "run", kind="evaluate"):
+        pass
+    (tmp_path / "adapted" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(RunError, match="holds a run of 'adapt'"), claimed(tmp_path / "adapted", kind="evaluate"):
+        pass
+    assert [path.name for path in (tmp_path / "adapted").iterdir()] == ["checkpoints"]
+
+
+def test_an_alarm_is_put_in_place_of_the_one_about_the_same(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    assert "flags" not in header(tmp_path)
+    folder.flag_again({"name": "a", "model": "m"}, None)
+    for text in ("one", "two"):
+        folder.flag({"name": "a", "model": "m", "task": "t", "text": text})
+        folder.flag_again({"name": "a", "model": "m"}, {"name": "a", "model": "m", "text": text})
+    assert [(flag.get("task"), flag["text"]) for flag in header(tmp_path)["flags"]] == [("t", "one"), (None, "two")]  # type: ignore[attr-defined]
+    folder.flag_again({"name": "a", "model": "m"}, None)
+    assert [flag.get("task") for flag in header(tmp_path)["flags"]] == ["t"]  # type: ignore[attr-defined]

@@ -70,6 +70,36 @@ def test_class_names_with_braces_stay_as_they_are() -> None:
     assert encoder.calls == [["a {}.", "a {0}.", "a {a!r}."]]
 
 
+class Deaf(Letters):
+    """It does not tell upper from lower case, and reads twenty letters."""
+
+    name = "deaf"
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        return super().encode_texts([text.lower()[:20] for text in texts])
+
+
+@pytest.mark.parametrize("block", [2, 1024])
+@pytest.mark.parametrize(
+    ("names", "twin"),
+    [
+        (["dad", "cat", "do", "tt", "Cat"], "cat"),
+        (["dad", "nothing else than a cat", "tt", "nothing else than a dad"], "nothing else than a cat"),
+    ],
+)
+def test_two_classes_of_the_same_text_are_refused(
+    monkeypatch: pytest.MonkeyPatch, block: int, names: list[str], twin: str
+) -> None:
+    monkeypatch.setattr(text_head, "_BLOCK", block)
+    encoder = Deaf()
+    head = TextHead.build(encoder, names, ["a {}"])  # captions may be alike
+    line = f"^classes '{twin}' and '{names[-1]}' are the same text to model 'deaf', which may ignore case"
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(ConfigError, match=line):
+            TextHead.of_classes(encoder, names, ["a {}"])
+    assert torch.equal(TextHead.of_classes(encoder, names[:-1], ["a {}"]).embeddings, head.embeddings[:-1])
+
+
 def test_the_same_content_is_encoded_once() -> None:
     first, second = Letters(), Letters()
     head = TextHead.build(first, ["cat", "dog"], ["{}"])

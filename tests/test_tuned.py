@@ -158,6 +158,17 @@ def test_a_run_that_has_begun_keeps_what_it_has(
     assert tuned.evaluated_with(tmp_path) == {"rows": 32, "attention": "sdpa", "compile": False}
 
 
+def test_what_the_first_process_knows_of_a_run_holds_where_the_folder_is_not_seen(
+    tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"rows": 24, "attention": "eager", "compile": False}
+    monkeypatch.setattr(tuned, "broadcast", lambda value: first)
+    asked = timed(monkeypatch, lambda encoder, rows: 1.0)
+    with tuned.tuned([tiny], {}, rows="auto", attention="auto") as rows:
+        assert (rows, tiny.attention) == (24, "eager")
+    assert asked == []
+
+
 def test_by_default_nothing_is_measured_or_changed(tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = timed(monkeypatch, lambda encoder, rows: 1.0)
     with tuned.tuned([tiny], {}, rows=32) as rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -26,8 +26,9 @@ from zsrobust.passes import ROWS
 from zsrobust.pictures import ImageExporter, draw
 from zsrobust.recording import describe_model, evaluate_into, settings
 from zsrobust.records import CLEAN
+from zsrobust.refusals import check_images, check_runnable, whole_seeds
 from zsrobust.report import Run, Summary, load_run, summarise, write
-from zsrobust.run_folder import ReadOnly, RunFolder
+from zsrobust.run_folder import ReadOnly, RunFolder, claimed
 from zsrobust.tasks import Task, task
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.suites import SUITES
@@ -58,7 +59,7 @@ def evaluate(
     tasks: str | Task | Sequence[str | Task],
     *,
     attacks: str | Asked | Sequence[str | Asked] = "pgd:20",
-    threat: Threat | str | Sequence[Threat | str] = "linf:1/255:native",
+    threat: Threat | str | Sequence[Threat | str] | None = None,
     mode: Mode = "exact",
     limit: int | None = None,
     seed: int | Sequence[int] = 0,
@@ -93,7 +94,8 @@ def evaluate(
         tasks: Names, paths or tasks.
         attacks: ``"pgd:20"``, ``"autoattack"``, …; robust accuracy is what survives all of them. An attack object
             carries its own threat, so only names go with several threats.
-        threat: One or several, for example ``"linf:4/255:native"``; all of one space.
+        threat: Of attacks given by name; one or several, for example ``"linf:4/255:native"``, all of one space. None:
+            ``"linf:1/255:native"``.
         mode: Of attacks given by name; see :data:`zsrobust.attacks.options.Mode`.
         limit: Examples of each task, stratified; None: all. Larger than the run's before: what is there stays.
         seed: Of the subset and of the attacks' random numbers; several: each is run, on the subset of the first.
@@ -124,7 +126,7 @@ def evaluate(
     Raises:
         ZSRobustError: one line that says what is wrong; what was computed is kept.
     """
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    seeds = whole_seeds(seed)
     wanted = 1 if rows == "auto" else rows
     for name, value, least in (("seed", min(seeds, default=-1), 0), ("batch_size", batch_size, 1), ("rows", wanted, 1)):
         if value < least:
@@ -142,6 +144,7 @@ def evaluate(
     searches = carry(asked, partial(load_model, device=str(device_of(encoders[0]))))
     check_defended(searches, encoders)
     check_classes(searches, {one.name: len(one.class_names) for one in chosen})
+    check_runnable(encoders, chosen, searches)
     me = world()
     if me.main:
         _tell_of_other_suites(searches, chosen)
@@ -150,6 +153,7 @@ def evaluate(
     passes: Passes = "lowered" if mode == "fast" and device_of(encoders[0]).type == "cuda" else "float32"
     with (
         _folder(run) as path,
+        claimed(Path(path), kind=kind) if me.main else nullcontext(),
         tuned(
             encoders, evaluated_with(Path(path)), rows=rows, attention=attention, compile=compile, passes=passes
         ) as rows_found,
@@ -196,20 +200,6 @@ class _Saved:
             warnings.warn(f"save_images: {self.count:,} images were written{before}", stacklevel=3)
 
 
-def check_images(save_images: str | Path | None) -> None:
-    """Whether images can be kept.
-
-    Raises:
-        ConfigError: by several processes they cannot, nor in what is no folder.
-    """
-    if save_images is not None and Path(save_images).expanduser().is_file():
-        raise ConfigError(f"save_images {save_images} is a file; name a folder")
-    if save_images is not None and not world().alone:
-        raise ConfigError(
-            "save_images is for one process: run without it, then the same command in one process into another folder"
-        )
-
-
 def _tell_of_other_suites(attacks: Sequence[Asked], tasks: Sequence[Task]) -> None:
     """Warns where a task has too few classes for a suite, so that another takes its place."""
     changes: dict[tuple[str, str], list[str]] = {}
@@ -235,7 +225,9 @@ def _in_order(model: Encoder | str | Sequence[Encoder | str]) -> list[Encoder]:
     if not names:
         raise ConfigError("no model given")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder")
+        raise ConfigError(
+            f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder or file"
+        )
     return sorted(encoders, key=lambda encoder: bool(encoder.provenance.get("adapted_on")))
 
 
@@ -336,7 +328,7 @@ def _expanded(spec: str) -> Sequence[str]:
 
 def resolve_attacks(
     attacks: str | Asked | Sequence[str | Asked],
-    threat: Threat | str | Sequence[Threat | str],
+    threat: Threat | str | Sequence[Threat | str] | None,
     *,
     mode: Mode = "exact",
     **options: object,
@@ -345,14 +337,15 @@ def resolve_attacks(
 
     Args:
         attacks: What was asked for.
-        threat: Balls for the attacks that are names.
+        threat: Balls for the attacks that are names; None: ``"linf:1/255:native"``.
         mode: Likewise.
         **options: Likewise, for the names that have the option and do not set it themselves; None: the default.
 
     Raises:
-        ConfigError: no attack, or no threat, or the same attack twice, or an option that nothing takes.
+        ConfigError: no attack, or no threat, or the same attack twice, or a threat or an option that nothing takes.
     """
-    threats = [threat] if isinstance(threat, str | Threat) else list(threat)
+    within = "linf:1/255:native" if threat is None else threat
+    threats = [within] if isinstance(within, str | Threat) else list(within)
     balls = [Threat.parse(t) if isinstance(t, str) else t for t in threats]
     given: list[str | Asked] = (
         [attacks] if isinstance(attacks, str) or not isinstance(attacks, Sequence) else list(attacks)
@@ -366,6 +359,8 @@ def resolve_attacks(
         if not any(leaves_open(name, option) for name in names):
             asked = f"'{', '.join(names)}'" if names else "attack objects"
             raise ConfigError(f"{option} was given, but {asked} cannot take it, or set it already")
+    if threat is not None and parts and not names:
+        raise ConfigError("threat was given, but attack objects have their own: leave it out, or give attacks by name")
     found: list[Asked] = []
     for part in parts:
         if not isinstance(part, str):

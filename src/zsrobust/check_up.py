@@ -93,12 +93,14 @@ def sanity(
         progress: Called with what is about to be looked at.
 
     Raises:
-        ConfigError: a limit that is not allowed, or a task of one class.
+        ConfigError: a limit that is not allowed, a threat that is no ball, or a task of one class.
         DataError: the task's images cannot be read.
     """
     if not 1 <= limit <= MOST:
         raise ConfigError(f"a check-up takes 1 to {MOST} examples, not {limit}")
     ball = Threat.parse(threat) if isinstance(threat, str) else threat
+    if ball.norm == "patch":
+        raise ConfigError(f"a check-up attacks within a ball, as in linf:1/255, and not within {ball.describe()}")
     some = in_space(task, encoder, ball.space).take(limit, seed=seed)
     classifier = classifier_for(encoder, some, rows=rows)
     device = device_of(encoder)

@@ -19,7 +19,7 @@ from zsrobust.evaluation import BATCH_SIZE, device_of
 from zsrobust.passes import ROWS
 from zsrobust.recording import describe_model, evaluate_into
 from zsrobust.records import CLEAN, Record
-from zsrobust.run_folder import RunFolder, write_atomically
+from zsrobust.run_folder import RunFolder, claimed, write_atomically
 from zsrobust.statistics import (
     Interval,
     Outcomes,
@@ -147,7 +147,9 @@ def corrupted_accuracy(
         raise ConfigError("corruptions need at least one model and task")
     called = [encoder.name for encoder in models]
     if twice := [name for name in called if called.count(name) > 1]:
-        raise ConfigError(f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder")
+        raise ConfigError(
+            f"two models are called '{twice[0]}': a table could not tell them apart; rename a folder or file"
+        )
     views = [
         view
         for task in tasks
@@ -155,14 +157,15 @@ def corrupted_accuracy(
     ]
     device = device_of(models[0])
     fixed = {"space": "native", "precision": "float32", "rows": rows, "device": device.type}
-    folder = RunFolder(run, kind="corruptions", settings=fixed)
-    for encoder in models:  # all are compared with the run before the first is measured
-        describe_model(folder, encoder)
-    with folder.records:
-        for encoder in models:
-            evaluate_into(folder, encoder, views, [], seed=seed, batch_size=batch_size)
-    table = tabulate(folder.records.read(), called, [task.name for task in tasks], names, levels, seed=seed)
-    write_atomically(folder.path / "corruptions.json", table.to_json().encode())
+    with claimed(Path(run), kind="corruptions"):
+        folder = RunFolder(run, kind="corruptions", settings=fixed)
+        for encoder in models:  # all are compared with the run before the first is measured
+            describe_model(folder, encoder)
+        with folder.records:
+            for encoder in models:
+                evaluate_into(folder, encoder, views, [], seed=seed, batch_size=batch_size)
+        table = tabulate(folder.records.read(), called, [task.name for task in tasks], names, levels, seed=seed)
+        write_atomically(folder.path / "corruptions.json", table.to_json().encode())
     return table
 
 

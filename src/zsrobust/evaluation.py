@@ -7,7 +7,6 @@ not attacked.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from zsrobust.attacks.base import Attack, Found, Streaming
 from zsrobust.attacks.checks import Verdict, enforce, judge
 from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.encoders.base import Encoder
+from zsrobust.encoders.fingerprints import digest
 from zsrobust.errors import ConfigError, DataError, ModelError, UnreadableImage
 from zsrobust.passes import ROWS, float32_only, frozen
 from zsrobust.pixels import to_pixels
@@ -71,10 +71,11 @@ def device_of(encoder: Encoder) -> torch.device:
 
 
 def fingerprint_of(encoder: Encoder) -> str:
-    """The encoder's own fingerprint, or for one without it the hash of its features of a fixed noise image.
+    """The encoder's own fingerprint, or for one without it a hash of its weights and of what it answers.
 
-    Either way another set of weights has another one; the second kind also changes with the processor that computed it.
-    A random encoder's is of one draw, always the same.
+    The answers are its features of a fixed noise image and of a fixed text, and its logit scale. The weights are the
+    parameters of a module; of what is none, only the answers tell one model from another. With them the second kind
+    changes with the processor too. A random encoder's is of one draw, always the same.
 
     Raises:
         ModelError: the weights are sharded over processes (FSDP2).
@@ -90,7 +91,9 @@ def fingerprint_of(encoder: Encoder) -> str:
     probe = uniform([("fingerprint",)], (3, *encoder.input_size), device=device_of(encoder))
     draws = Draws(probe.device, "fingerprint")
     with torch.no_grad(), frozen(encoder), float32_only(probe.device), draws:
-        return hashlib.sha256(encoder.encode_pixels(probe).float().cpu().numpy().tobytes()).hexdigest()
+        answers = {"of noise": encoder.encode_pixels(probe), "of a text": encoder.encode_texts(["a photo of a thing"])}
+    weights = dict(encoder.named_parameters()) if isinstance(encoder, nn.Module) else {}
+    return digest(weights | {key: answer.float() for key, answer in answers.items()}, f"{float(encoder.logit_scale)}")
 
 
 def in_space(task: Task, encoder: Encoder, space: str) -> Task:
@@ -98,15 +101,28 @@ def in_space(task: Task, encoder: Encoder, space: str) -> Task:
     return task.with_geometry(encoder.geometry) if space == "model" else task
 
 
-def classifier_for(encoder: Encoder, task: Task, *, rows: int = ROWS) -> ZeroShotClassifier:
-    """The zero-shot classifier of ``encoder`` for the task's class names and templates.
+def check_task(task: Task) -> None:
+    """Whether the task can be attacked.
 
     Raises:
         ConfigError: fewer than two classes: there is no other class to be misled to.
     """
     if len(task.class_names) < 2:
         raise ConfigError(f"task '{task.name}' has {len(task.class_names)} class: there is nothing to tell apart")
-    return ZeroShotClassifier(encoder, TextHead.build(encoder, task.class_names, task.templates), rows=rows)
+
+
+def classifier_for(encoder: Encoder, task: Task, *, rows: int = ROWS) -> ZeroShotClassifier:
+    """The zero-shot classifier of ``encoder`` for the task's class names and templates.
+
+    Raises:
+        ConfigError: fewer than two classes, or two that are the same text to the encoder.
+    """
+    check_task(task)
+    try:
+        head = TextHead.of_classes(encoder, task.class_names, task.templates)
+    except ConfigError as problem:
+        raise ConfigError(f"task '{task.name}': {problem}") from None
+    return ZeroShotClassifier(encoder, head, rows=rows)
 
 
 def evaluate_task(

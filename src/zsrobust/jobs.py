@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from zsrobust import checkpoint
 from zsrobust.adaptation import adapt
-from zsrobust.api import Evaluation, check_images, evaluate, resolve_attacks
+from zsrobust.api import Evaluation, evaluate, resolve_attacks
 from zsrobust.attacks.binding import carry
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
@@ -27,6 +27,7 @@ from zsrobust.methods.targets import check
 from zsrobust.models import MODEL, load_model, named_after, what_was_found
 from zsrobust.passes import ROWS
 from zsrobust.recipe import Recipe
+from zsrobust.refusals import check_images
 from zsrobust.registry import Registry
 from zsrobust.run_folder import check_kind, write_atomically
 from zsrobust.tasks import Task

@@ -10,6 +10,22 @@ from typing import BinaryIO
 from zsrobust.errors import RunError
 
 
+def lock(stream: BinaryIO, path: Path) -> None:
+    """Locks an open file until it is closed, or the process ends; ``path`` is what the message calls it.
+
+    Raises:
+        RunError: another process has it.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{path} is being written by another process; wait for it") from None
+    except (ImportError, OSError):
+        return  # Windows, or a file system without locks: two writers at once are not noticed
+
+
 class LineFile:
     """Lines on disk. Reading changes nothing; :meth:`open` locks the file until :meth:`close`, or the process's end.
 
@@ -52,7 +68,7 @@ class LineFile:
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}") from None
         try:
-            self._lock(stream)
+            lock(stream, self.path)
             data = self.read()
             self._size = len(data)
         except BaseException:
@@ -93,13 +109,3 @@ class LineFile:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-    def _lock(self, stream: BinaryIO) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{self.path} is being written by another process; wait for it") from None
-        except (ImportError, OSError):
-            return  # Windows, or a file system without locks: two writers at once are not noticed

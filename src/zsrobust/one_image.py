@@ -113,7 +113,7 @@ def attack_image(
     # One image needs no rows to fill up.
 
     def classifier(one: Encoder) -> ZeroShotClassifier:
-        return ZeroShotClassifier(one, TextHead.build(one, names, tuple(templates)), rows=1)
+        return ZeroShotClassifier(one, TextHead.of_classes(one, names, tuple(templates)), rows=1)
 
     def classifier_of(one: str | Encoder) -> ZeroShotClassifier:
         return classifier(source(one) if isinstance(one, str) else one)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from uuid import uuid4
 
 import torch
@@ -22,13 +22,12 @@ from zsrobust.alarms.claims import refuted
 from zsrobust.alarms.subject import Subject
 from zsrobust.attacks.base import Attack, Model
 from zsrobust.attacks.binding import Asked, check_classes, expand
-from zsrobust.attacks.oblivious import Oblivious
-from zsrobust.attacks.suites import Suite
-from zsrobust.attacks.transfer import Transfer
 from zsrobust.classifier import ZeroShotClassifier
+from zsrobust.declarations import declare
+from zsrobust.declarations import describe_model as describe_model
 from zsrobust.distributed import Watch, World, broadcast, store, translated, wait_for, world
 from zsrobust.encoders.base import Encoder
-from zsrobust.encoders.switches import attention_of, compiled
+from zsrobust.encoders.switches import compiled
 from zsrobust.errors import ConfigError, RunError, UnreadableImage
 from zsrobust.evaluation import (
     BATCH_SIZE,
@@ -37,7 +36,6 @@ from zsrobust.evaluation import (
     classifier_for,
     device_of,
     evaluate_task,
-    fingerprint_of,
     in_space,
     unfinished,
 )
@@ -51,12 +49,14 @@ from zsrobust.threat import widest
 
 CHECKED = 16
 """Examples of the check-up before an evaluation."""
+REFUTED = "claims-refuted"
+"""The alarm that counts over the whole run, so that more images may take it back."""
 
 
 def settings(
     attacks: Sequence[Asked], *, rows: int, device: torch.device, encoders: Sequence[Encoder] = ()
 ) -> dict[str, object]:
-    """What must not change within a run; of the encoders, where they are given, how their arithmetic rounds.
+    """What must not change within a run; of the encoders, where they are given, whether passes are compiled.
 
     Raises:
         ConfigError: threats of both spaces: their clean images differ, so they are two runs.
@@ -69,7 +69,8 @@ def settings(
     # A suite's scout does not count: what it cannot break meets every other member in float32.
     rough = sorted({str(getattr(attack, "precision", "float32")) for attack in attacks} - {"float32"})
     precision = f"{', '.join(rough)} (breaks verified in float32)" if rough else "float32"
-    rounding = {"attention": attention_of(encoders), "compile": compiled(encoders)} if encoders else {}
+    # Attention is each model's own: see describe_model.
+    rounding = {"compile": compiled(encoders)} if encoders else {}
     return {"space": spaces[0], "precision": precision, "rows": rows, "device": device.type, **rounding}
 
 
@@ -109,14 +110,7 @@ def evaluate_into(
     if not (me.main or isinstance(run, ReadOnly)):
         raise ConfigError("this cannot be shared by several processes: start it without torchrun")
     seen = [in_space(task, encoder, str(run.header["space"])) for task in tasks]
-    with run.all_or_nothing():  # first of all: the report of a run that stops early then says what is missing
-        describe_model(run, encoder)
-        run.declare("seeds", seed)
-        sources = [_weights(attack) for attack in attacks]
-        for task in seen:
-            _declare_task(run, task)
-            for attack, source in zip(attacks, sources, strict=True):
-                _declare(run, attack, source, task)
+    declare(run, encoder, seen, attacks, seed=seed)  # first: the report of a run that stops early says what is missing
     header, done = broadcast((run.header, run.records.done()) if me.main else ({}, {}))
     if isinstance(run, ReadOnly):
         run.compare(header)
@@ -207,7 +201,7 @@ class _Tally:
             about: dict[str, Any] = {"model": cell.encoder.name, "task": cell.task.name, "seed": cell.seed}
             entry = next((one for one in known if one.items() >= about.items()), None)
             if entry is None:
-                known.append(entry := about | asdict(Claims()))
+                known.append(entry := about | asdict(_told_before(run, about)))
             cell.claims = Claims(entry["made"], entry["refuted"])
             self._kept.append((cell, entry))
 
@@ -308,48 +302,18 @@ def _parts(
             claims.made = claims.refuted = 0
 
 
+def _told_before(run: RunFolder, about: Mapping[str, object]) -> Claims:
+    """What runs of earlier versions say of claims in their alarm alone."""
+    for flag in run.header.get("flags", []):
+        if flag.items() >= {"name": REFUTED, **about}.items():
+            return Claims(flag["evidence"]["claimed"], flag["evidence"]["refuted"])
+    return Claims()
+
+
 def _tell_of_claims(run: RunFolder, cell: _Cell) -> None:
-    if (alarm := refuted(cell.claims.made, cell.claims.refuted)) is not None:
-        run.flag(alarm.to_flag(model=cell.encoder.name, task=cell.task.name, seed=cell.seed))
-
-
-def _declare_task(run: RunFolder, task: Task) -> None:
-    """A task that comes again under a larger limit is the same one: what is recorded stays."""
-    known: list[dict[str, Any]] = run.header["tasks"]
-    for place, described in enumerate(known):
-        if described["name"] == task.name and task.extends(described):
-            known[place] = task.describe()
-    run.declare("tasks", task.describe())
-
-
-def _declare(run: RunFolder, attack: Asked, source: Mapping[str, object], task: Task) -> None:
-    """Writes into ``run.json`` what will run on the task; a suite's members may differ between tasks."""
-    ball = {"threat": attack.threat.describe()}
-    run.declare("threats", attack.threat.describe())
-    classes, this = len(task.class_names), {"tasks": [task.name]}
-    if isinstance(attack, Suite):
-        for member in attack.for_classes(classes).members(classes):
-            run.declare("attacks", member.describe() | ball | this)
-    elif isinstance(attack, Oblivious) and isinstance(attack.attack, Suite):
-        _tell_tasks(run, attack)
-        run.declare("attacks", attack.for_classes(classes).describe() | ball | this)
-    else:
-        run.declare("attacks", {**attack.describe(), **ball, **source})
-
-
-def _tell_tasks(run: RunFolder, attack: Oblivious) -> None:
-    """Which tasks an oblivious suite was for, in runs of earlier versions, which do not say it."""
-    for entry in run.header["attacks"]:
-        if entry["name"] == attack.name and "tasks" not in entry:
-            known = {one["name"]: len(one["class_names"]) for one in run.header["tasks"]}
-            entry["tasks"] = [name for name, classes in known.items() if attack.for_classes(classes) is attack]
-
-
-def _weights(attack: Asked) -> dict[str, object]:
-    """What tells the model that a transfer comes from from another one of its name."""
-    if not isinstance(attack, Transfer):
-        return {}
-    return {"source_fingerprint": fingerprint_of(cast("Encoder", attack.model))}
+    alarm = refuted(cell.claims.made, cell.claims.refuted)
+    about: dict[str, Any] = {"model": cell.encoder.name, "task": cell.task.name, "seed": cell.seed}
+    run.flag_again({"name": REFUTED, **about}, None if alarm is None else alarm.to_flag(**about))
 
 
 def _source(task: Task, rows: int) -> Callable[[Encoder], Model]:
@@ -381,19 +345,6 @@ def _alarms(classifier: Any, task: Task, attacks: Sequence[Attack], seed: int) -
         return  # the evaluation will come to that image, and say so
     labels = torch.tensor(some.labels.tolist(), device=pixels.device)
     threat = widest(attack.threat for attack in attacks)
-    yield from quick(Subject(classifier, pixels, labels, threat, seed=seed))
-
-
-def describe_model(run: RunFolder, encoder: Encoder) -> None:
-    """Declares the model in ``run.json``."""
-    provenance = dict(encoder.provenance)
-    run.declare(
-        "models",
-        {
-            "name": encoder.name,
-            "fingerprint": fingerprint_of(encoder),
-            "adapted_on": provenance.get("adapted_on", []),
-            "resize": encoder.resize_description,
-            "provenance": provenance,
-        },
-    )
+    # Budgets are looked at one by one, when they are declared.
+    found = quick(Subject(classifier, pixels, labels, threat, seed=seed))
+    yield from (alarm for alarm in found if alarm.name != "budget-unit")

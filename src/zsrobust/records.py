@@ -25,6 +25,8 @@ CLEAN = "clean"
 UNKNOWN = "unknown"
 """In a model's ``adapted_on``: it was adapted, nobody said on what."""
 NO_THREAT = "none"
+SCOUT = "scout"
+"""Within a suite, an attack that only saves time: what it cannot break is given to every other member."""
 _SUITES_WITH_COLON = frozenset({"paper:aa"})
 """Other names with a colon before a slash are of attacks: ``transfer:openai/clip``, ``pgd:step_size=1/255``."""
 

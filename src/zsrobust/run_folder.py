@@ -16,11 +16,13 @@ from typing import Any
 
 import zsrobust
 from zsrobust.errors import RunError
+from zsrobust.line_file import LineFile, lock
 from zsrobust.records import RecordFile
 
 FORMAT = "zsrobust.run/1"
 _DERIVED = ("fingerprint", "fingerprint_images")  # named last: what made them differ says more
-_LATER = ("attention", "compile")  # settings that runs of earlier versions do not say
+_LATER = ("compile",)  # settings that runs of earlier versions do not say
+_PLACES: Mapping[str, frozenset[str]] = {"tasks": frozenset({"source"})}  # the same images elsewhere are the same ones
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
 
@@ -71,6 +73,22 @@ def check_kind(path: Path, kind: str) -> None:
         )
 
 
+@contextmanager
+def claimed(path: Path, *, kind: str) -> Iterator[None]:
+    """Makes the run folder and keeps it for this process until the end: two would overwrite each other's ``run.json``.
+
+    Raises:
+        RunError: another process has it, it holds the run of another command, or it cannot be written.
+    """
+    check_kind(path, kind)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        stream = (path / ".evaluate.lock").open("ab")
+    with stream:
+        lock(stream, path)
+        yield
+
+
 def _kinds(path: Path) -> list[str]:
     """What wrote into a folder, as far as there is something to protect."""
     found = []
@@ -100,7 +118,8 @@ class RunFolder:
         settings: What must be the same when the run is resumed: precision, rows of a forward pass, space …
 
     Raises:
-        RunError: not writable, not a run folder, another command's, or made with other settings.
+        RunError: not writable, not a run folder, another command's, made with other settings, or with records but no
+            ``run.json``.
     """
 
     _held = False
@@ -111,6 +130,9 @@ class RunFolder:
         check_kind(self.path, kind)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        begun = (self.path / "run.json").exists()
+        if not begun and LineFile(self.records.path).read():
+            raise RunError(f"{self.path} has records but no run.json, which says of what: name another folder")
         fresh: dict[str, Any] = {
             "format": FORMAT,
             "kind": kind,
@@ -123,7 +145,7 @@ class RunFolder:
             "threats": [],
             "seeds": [],
         }
-        self.header = self._resume(fresh, settings) if (self.path / "run.json").exists() else fresh
+        self.header = self._resume(fresh, settings) if begun else fresh
         self.save()
 
     def _resume(self, fresh: dict[str, Any], settings: Mapping[str, object]) -> dict[str, Any]:
@@ -148,6 +170,8 @@ class RunFolder:
     def declare(self, section: str, item: Mapping[str, object] | str | int) -> None:
         """Adds a model, task, attack, threat or seed to ``run.json``; a second time it must be the same.
 
+        Where a task's images are does not count: their fingerprint does.
+
         Raises:
             RunError: the run knows another thing by that name.
         """
@@ -160,7 +184,8 @@ class RunFolder:
                 # Which tasks an attack is for may grow: another task is no other attack.
                 if "tasks" in old and "tasks" in entry:
                     entry["tasks"] = old["tasks"] = [*dict.fromkeys([*old["tasks"], *entry["tasks"]])]
-                for key in sorted(old.keys() | entry.keys(), key=lambda key: (key in _DERIVED, key)):
+                compared = (old.keys() | entry.keys()) - _PLACES.get(section, frozenset())
+                for key in sorted(compared, key=lambda key: (key in _DERIVED, key)):
                     if old.get(key) != entry.get(key):
                         what = f"{key} of {section[:-1]} '{entry['name']}'"
                         raise changed(self.path, what, old.get(key), entry.get(key))
@@ -189,11 +214,22 @@ class RunFolder:
     def flag(self, item: Mapping[str, object]) -> None:
         """Adds an alarm to ``run.json``, once: ``name``, ``text`` and what it concerns (model, task, threat, seed)."""
         known: list[Any] = self.header.setdefault("flags", [])
-        entry = json.loads(json.dumps(item))
-        about = ("name", "model", "task", "threat", "seed")
-        same = [old for old in known if [old.get(key) for key in about] == [entry.get(key) for key in about]]
-        if not same:
-            known.append(entry)
+        if not any(_about(old) == _about(item) for old in known):
+            known.append(json.loads(json.dumps(item)))
+            self.save()
+
+    def flag_again(self, about: Mapping[str, object], item: Mapping[str, object] | None) -> None:
+        """Puts an alarm in place of the one there is, now that more is known.
+
+        Args:
+            about: Its ``name``, and what exactly it concerns.
+            item: As :meth:`flag` takes it; None: there is no reason for it any more.
+        """
+        known: list[Any] = self.header.get("flags", [])
+        old = [flag for flag in known if _about(flag) == _about(about)]
+        new = [] if item is None else [json.loads(json.dumps(item))]
+        if old != new:
+            self.header["flags"] = [flag for flag in known if flag not in old] + new
             self.save()
 
     def save(self) -> None:
@@ -235,7 +271,7 @@ class ReadOnly(RunFolder):
             RunError: another model or other images, say: on this machine they are other ones.
         """
         for section in ("models", "tasks", "attacks", "threats", "seeds"):
-            if header[section] != self.header[section]:
+            if _but_places(section, header) != _but_places(section, self.header):
                 raise RunError(
                     f"this process has other {section} than the first one: is the same data on every machine?"
                 )
@@ -245,6 +281,17 @@ class ReadOnly(RunFolder):
 
     def write_config(self, text: str) -> None:
         """Nothing."""
+
+
+def _about(flag: Mapping[str, Any]) -> list[Any]:
+    return [flag.get(key) for key in ("name", "model", "task", "threat", "seed")]
+
+
+def _but_places(section: str, header: Mapping[str, Any]) -> list[Any]:
+    """A section without what may differ between machines."""
+    if section not in _PLACES:
+        return list(header[section])
+    return [{k: v for k, v in item.items() if k not in _PLACES[section]} for item in header[section]]
 
 
 def changed(path: Path, what: str, before: object, now: object) -> RunError:

@@ -24,11 +24,15 @@ from torch.nn.functional import normalize
 
 from zsrobust import cache as cache_folder
 from zsrobust.errors import ConfigError
+from zsrobust.passes import float32_only
 
 if TYPE_CHECKING:
     from zsrobust.encoders.base import Encoder
 
 _BAR_FROM_TEXTS = 2_000
+_ALIKE = 1 - 1e-6
+"""Cosine above which two texts are one: their logits differ by at most 0.0015 of the scale."""
+_BLOCK = 1024
 _REMEMBERED = 64  # heads kept in memory; a thousand classes at width 512 are 2 MB
 
 _memory: OrderedDict[str, Tensor] = OrderedDict()
@@ -98,6 +102,23 @@ class TextHead:
             embeddings = embeddings.to(getattr(encoder, "device", "cpu"))
         return cls(names, patterns, embeddings)
 
+    @classmethod
+    def of_classes(cls, encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> TextHead:
+        """As :meth:`build`, of texts that are classes: captions may mean the same to the encoder, classes may not.
+
+        Raises:
+            ConfigError: as :meth:`build`, or two classes are the same text to the encoder: of these the second would
+                always be wrong.
+        """
+        head = cls.build(encoder, class_names, templates)
+        if (twins := _twins(head.embeddings)) is not None:
+            one, other = (repr(head.class_names[i]) for i in twins)
+            raise ConfigError(
+                f"classes {one} and {other} are the same text to model '{encoder.name}', which may ignore case and "
+                "spaces and cuts off what is too long: give them other names, or select one"
+            )
+        return head
+
 
 def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(class_names, str) or not class_names:
@@ -141,6 +162,18 @@ def _encode(encoder: Encoder, names: tuple[str, ...], templates: tuple[str, ...]
             means.append(normalize(features[:whole], dim=-1).view(-1, len(templates), features.shape[1]).mean(dim=1))
         waiting = [features[whole:].clone()]  # a view would hold on to the batch
     return normalize(torch.cat(means), dim=-1)
+
+
+def _twins(embeddings: Tensor) -> tuple[int, int] | None:
+    """The first two of ``(C, D)`` unit rows that are one, but for rounding; None where there are none."""
+    with float32_only(embeddings.device):
+        for start in range(0, len(embeddings), _BLOCK):
+            alike = embeddings[start : start + _BLOCK] @ embeddings[start:].T > _ALIKE
+            found = alike.triu(1).nonzero()
+            if len(found):
+                first, second = (start + found[0]).tolist()
+                return first, second
+    return None
 
 
 def _key(encoder: Encoder, names: tuple[str, ...], templates: tuple[str, ...], batch_size: int) -> str | None:

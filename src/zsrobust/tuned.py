@@ -232,6 +232,7 @@ def tuned(
     Args:
         encoders: All of a job. What is measured is measured on the first; of the rows that fit, the fewest.
         before: What the run was begun with: :func:`evaluated_with` or :func:`adapted_with`; it wins over ``"auto"``.
+            The first process's, in every process: the others may not see the run folder.
         rows: Rows of a pass, or ``"auto"``.
         attention: ``"sdpa"``, ``"eager"`` or ``"auto"``; None: as each encoder has it.
         compile: Whether passes are compiled; not in a run that was begun without, and that is said.
@@ -241,6 +242,7 @@ def tuned(
     Raises:
         ConfigError: an encoder has no such switch, or not one image fits into memory.
     """
+    before = broadcast(before)
     with switches.as_before(encoders):
         for encoder in encoders:
             switches.set_compiled(encoder, "none")

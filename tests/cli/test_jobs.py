@@ -120,7 +120,7 @@ def test_evaluate(zsrobust: Zsrobust, evaluate_command: Command) -> None:
     assert "pets" in result.out
     assert result.out.endswith("Summary  e/summary.json\nReport   e/report.html\n")
     assert {path.name for path in Path("e").iterdir()} == {
-        "config.yaml", "records.jsonl", "report.html", "report.md", "run.json", "summary.json",
+        ".evaluate.lock", "config.yaml", "records.jsonl", "report.html", "report.md", "run.json", "summary.json",
     }  # fmt: skip
     row = json.loads(Path("e/summary.json").read_text())["rows"][0]
     assert (row["task"], row["n"], row["threat"]) == ("pets", 12, "linf:4/255:native")

@@ -49,7 +49,7 @@ class Matrix(Toy):
 @pytest.mark.parametrize("below", [0, 1, 3, 6])
 def test_a_counterattack_is_the_papers(below: int) -> None:
     """``below`` of six images have a τ under the threshold: they counterattack, the others keep δ₀."""
-    encoder, eps, step, beta = Matrix(size=12), 4 / 255, 1 / 255, 1.5
+    encoder, eps, step, beta = Matrix(size=12), 4 / 255, 1 / 255, 2 if below == 3 else 1.5  # a whole number too
     pixels = images(6, shape=(3, 4, 4))
     start = (2 * torch.rand(pixels.shape, generator=torch.Generator().manual_seed(1)) - 1) * eps
     weight = encoder.weight.detach().numpy()[:, :48].astype(np.float64)
@@ -194,6 +194,21 @@ class Hidden(nn.Module):
 
 def test_a_loop_without_an_unrolled_stand_in_is_still_an_alarm() -> None:
     assert alarms(classifier_for(Hidden(TTC(Toy())), task(8), rows=8)) == {"optimises-inside"}
+
+
+def test_another_text_tower_or_logit_scale_is_another_defended_model() -> None:
+    class Unnamed(Toy):
+        fingerprint = None
+
+    class Warmer(Unnamed):
+        logit_scale = torch.tensor(50.0)
+
+    other = Unnamed()
+    encode = other.encode_texts
+    other.encode_texts = lambda texts: encode([text[::-1] for text in texts])  # type: ignore[method-assign]
+    prints = [wrapped(encoder, "jpeg").fingerprint() for encoder in (Unnamed(), Unnamed(), other, Warmer())]  # type: ignore[attr-defined]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 def test_what_a_defended_model_is_called_and_told_about() -> None:

@@ -169,16 +169,19 @@ class Defence(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over that of the model inside and what the defence is."""
         own = getattr(self.base, "fingerprint", None)
-        inside = own() if own is not None else self._features_of_noise()
+        inside = own() if own is not None else self._answers()
         return hashlib.sha256(f"{inside} {json.dumps(self.describe(), sort_keys=True)}".encode()).hexdigest()
 
     @torch.no_grad()
-    def _features_of_noise(self) -> str:
-        """What stands for the weights of a model without a fingerprint."""
+    def _answers(self) -> str:
+        """What stands for the fingerprint of a model without one: its weights, logit scale, and what it answers."""
         probe = uniform([("fingerprint",)], (3, *self.input_size), device=self.device)
         with Draws(probe.device, "fingerprint"):
-            features: Tensor = self.base.encode_pixels(probe)
-        return hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
+            answers = [self.base.encode_pixels(probe), self.base.encode_texts(["a photo of a thing"])]
+        found = hashlib.sha256(f"{float(self.base.logit_scale)}".encode())
+        for tensor in (*answers, *self.parameters()):
+            found.update(tensor.detach().float().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def text_fingerprint(self) -> Callable[[], str]:

@@ -131,7 +131,7 @@ class TTC(Defence):
                     tau = (shift.norm(dim=1) / own.norm(dim=1).clamp_min(1e-30)).detach()
                 (slope,) = torch.autograd.grad(shift.square().sum(), point, create_graph=unrolled)
                 deltas.append(self._projected(point + self.step_size * _sign(slope), pixels))
-        weights = torch.softmax(self.beta * torch.arange(len(deltas), device=pixels.device), 0)
+        weights = torch.softmax(self.beta * torch.arange(len(deltas), dtype=torch.float32, device=pixels.device), 0)
         weighted = sum(weight * delta for weight, delta in zip(weights, deltas, strict=True))
         return torch.where((tau < self.threshold).view(-1, 1, 1, 1), weighted, deltas[0])
 
