@@ -60,10 +60,9 @@ def test_pgd_takes_all_its_steps() -> None:
 
     last = attack.perturb(objective, PIXELS, keys=[(7, example, "pgd", 0) for example in IDS])
     found = Oblivious(attack).search(defended, PIXELS, LABELS, seed=7, examples=IDS).pixels
-    assert bool((bare(last).argmax(1) != LABELS).any())
-    # where the last iterate does not break the undefended model, nothing better is known than its closest point
-    broken = (bare(found).argmax(1) != LABELS) & (bare(last).argmax(1) != LABELS)
-    torch.testing.assert_close(found[broken], last[broken])
+    broken = bare(last).argmax(1) != LABELS
+    assert 0 < int(broken.sum()) < 12
+    torch.testing.assert_close(found, last)
 
 
 def test_a_suite_stops_at_its_first_success_without_the_defence() -> None:

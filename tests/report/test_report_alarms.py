@@ -180,6 +180,27 @@ def test_accuracy_that_rises_is_proved_on_the_same_images_only(tmp_path):
     assert alarms(run, "rises-with-eps") == {}  # 40 images against 30
 
 
+@pytest.mark.parametrize(
+    ("more", "adaptive"), [((), None), (("transfer:b32",), None), (("pgd:5",), 0.5), (("transfer:b32", "pgd:5"), 0.5)]
+)
+def test_a_transfer_does_not_go_through_a_defence(tmp_path, more, adaptive):
+    kinds = {"transfer:b32": {"transfer": True, "gradient": False}, "pgd:5": {}}
+    attacks = [lone(name, **kinds[name]) for name in more]  # before the oblivious one, which alone names what to add
+    attacks.append(lone("oblivious:pgd:3", oblivious=True, gradient=False))
+
+    def breaks(model, task, seed, threat, example):
+        return {"transfer:b32"} if example < 10 else {"pgd:5"} if example < 30 else {"oblivious:pgd:3"}
+
+    (row,) = summarise([load_run(make_suite_run(tmp_path / "run", attacks, breaks))]).rows
+    assert (row.defended.oblivious, row.defended.adaptive) == (0.75, adaptive)
+    found = [alarm for alarm in row.flags if alarm.name == "oblivious-only"]
+    assert bool(found) == (adaptive is None)
+    for alarm in found:
+        assert alarm.strength == "proved"
+        assert alarm.text.startswith(f"attacked only without its defence {'or from another model ' if more else ''}(")
+        assert alarm.text.endswith("such as pgd:3")
+
+
 EVIL = "<script>alert(1)</script>"
 
 

@@ -336,3 +336,37 @@ def test_a_report_without_pairs_has_no_changes(tmp_path, edit):
         assert "which is not in this report" in words(text)
         assert "→" not in text
     assert any("which is not in this report" in remark for remark in remarks(summary))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"source": "visual.pt", "base_model": "tiny"},
+        {"source": "tiny", "adaptation": {"base": "tiny", "base_fingerprint": "weights-of-tiny"}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("bases", "expected"),
+    [
+        (("tiny", "tiny-96"), {("tiny", "mine"), ("tiny-96", "mine-96")}),
+        (("tiny",), {("tiny", "mine")}),
+        (("tiny-96",), {("tiny-96", "mine-96")}),
+    ],
+)
+def test_a_resized_model_is_paired_with_its_base_of_that_size(tmp_path, edit, bases, expected, told):
+    run = make_suite_run(tmp_path / "run", [lone()], often, models=(*bases, "mine", "mine-96"), n=20)
+
+    def change(description):
+        for model in description["models"]:
+            model["adapted_on"] = [] if model["name"] in bases else ["digits"]
+            model["provenance"] = {"source": "tiny"} if model["name"] in bases else dict(told)
+            if model["name"].endswith("-96"):
+                model["provenance"]["resized"] = {"from": 64, "to": 96, "how": "bicubic"}
+
+    edit(run, change)
+    summary = summarise([load_run(run)])
+    assert set(summary.pairs) == expected
+    alone = {"mine", "mine-96"} - {after for _, after in expected}
+    where = "in this report for another size of images only"
+    assert summary.notes == tuple(f"{n} was adapted from tiny, which is {where}, so no change is given." for n in alone)

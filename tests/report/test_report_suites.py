@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_suite import SUITE, lone, make_suite_run, suite
+from fake_suite import SUITE, THREAT, lone, make_suite_run, suite
 
 from zsrobust.errors import RunError
 from zsrobust.records import RecordFile
@@ -69,6 +69,41 @@ def test_two_lone_attacks_need_each_other_even_where_one_broke(tmp_path):
     cut(run, len((run / "records.jsonl").read_text().splitlines()) - 1)
     with pytest.raises(RunError, match="was evaluated to the end"):
         summarise([load_run(run)])
+
+
+@pytest.mark.parametrize(
+    ("added", "missing"),
+    [
+        ([lone("pgd:5")], "pgd:5 is missing"),
+        ([lone("pgd:5"), *suite()], "pgd:5 and autoattack are missing"),
+        ([*suite(tasks=["digits"]), lone("pgd:5")], "pgd:5 is missing"),
+    ],
+    ids=["attack", "attack and suite", "suite of another task"],
+)
+def test_a_task_that_lacks_an_attack_of_the_run_says_which(tmp_path, added, missing):
+    """An attack was added later, for one of the tasks alone."""
+    run = make_suite_run(tmp_path / "run", [lone(), *added], half, tasks={"digits": 10, "cifar10": 10})
+    records = [
+        r for r in RecordFile(run / "records.jsonl").read() if r.task == "digits" or r.attack in ("clean", "pgd:100")
+    ]
+    (run / "records.jsonl").unlink()
+    with RecordFile(run / "records.jsonl") as file:
+        file.append(records)
+    summary = summarise([load_run(run)])
+    assert [row.task for row in summary.rows] == ["digits"]
+    assert summary.notes == (
+        f"tiny on cifar10 under {THREAT}, seed 0 has not met every attack of this run ({missing}), so there is no row; "
+        "evaluate it with the same --run.",
+    )
+
+
+def test_a_task_whose_first_block_is_open_says_that(tmp_path):
+    run = make_suite_run(tmp_path / "run", [lone()], half, tasks={"digits": 10, "cifar10": 10}, block=40)
+    cut(run, len((run / "records.jsonl").read_text().splitlines()) - 1)
+    assert summarise([load_run(run)]).notes == (
+        f"tiny on cifar10 under {THREAT}, seed 0 has no block of examples that met every attack yet, so there is no "
+        "row; the same command goes on.",
+    )
 
 
 def test_wherever_it_is_killed_the_numbers_are_those_of_whole_blocks(tmp_path):

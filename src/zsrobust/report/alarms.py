@@ -123,17 +123,21 @@ def _adapted_on_these(evidence: Evidence, model: str, task: Task) -> Alarm | Non
 
 
 def oblivious_only(settings: Settings) -> Alarm | None:
-    """Every attack ignored the model's test-time defence, so nobody has attacked the model that the number is about.
+    """Every attack ignored the model's test-time defence, or came from another model: none went through it.
 
     Args:
-        settings: Of each attack; ``oblivious`` true says that it searched on the undefended model.
+        settings: Of each attack; ``oblivious`` true says that it searched on the undefended model, ``transfer`` true
+            that it climbed another one.
     """
-    if not settings or not all(told.get("oblivious") is True for told in settings.values()):
+    ignored = [name for name, told in settings.items() if told.get("oblivious") is True]
+    transfers = [name for name, told in settings.items() if told.get("transfer") is True]
+    if not ignored or len(ignored) + len(transfers) < len(settings):
         return None
     who = ", ".join(settings)
+    where = "without its defence or from another model" if transfers else "without its defence"
     text = (
-        f"attacked only without its defence ({who}): whoever knows the defence attacks through it, and was not tried. "
-        f"Add an attack on the model as it is, such as {next(iter(settings)).partition(':')[2]}"
+        f"attacked only {where} ({who}): whoever knows the defence attacks through it, and was not tried. "
+        f"Add an attack on the model as it is, such as {ignored[0].partition(':')[2]}"
     )
     return Alarm("oblivious-only", "proved", text, {"attacks": who})
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsrobust.records import UNKNOWN, Record
+from zsrobust.records import SCOUT, UNKNOWN, Record
 from zsrobust.report.load import Model, Task
 from zsrobust.report.merge import Suite
 from zsrobust.report.results import Defended, Row
@@ -83,8 +83,10 @@ def count(
 
 
 def _settled(suite: Suite, attacks: Attacks, example: int) -> bool:
-    known = [attacks[attack][example] for attack in suite.attacks if example in attacks[attack]]
-    return len(known) == len(suite.attacks) or any(not record.correct for record in known)
+    known = {attack: attacks[attack][example] for attack in suite.attacks if example in attacks[attack]}
+    # A run that goes on in another mode has no scout any more, or begins to have one.
+    needed = {attack for attack in suite.attacks if attack != f"{suite.name}/{SCOUT}"}
+    return needed <= known.keys() or any(not record.correct for record in known.values())
 
 
 def of_examples(attacks: Attacks, counted: Counted) -> dict[str, dict[int, Record]]:
@@ -113,14 +115,18 @@ def two_class_scores(counted: Counted, classes: int) -> dict[str, Any]:
     }
 
 
-def two_numbers(counted: Counted, attacks: Attacks, oblivious: Collection[str]) -> Defended | None:
-    """Robust accuracy under the attacks that ignore the defence, and under the others; None without such attacks.
+def two_numbers(counted: Counted, attacks: Attacks, settings: Mapping[str, Mapping[str, Any]]) -> Defended | None:
+    """Robust accuracy under the attacks that ignore the defence, and under those through it; None without the former.
+
+    A transfer is neither: it asks the defended model at every step and climbs another one.
 
     Args:
         counted: Finished examples.
         attacks: Their records.
-        oblivious: Names of those attacks that ignore it.
+        settings: Of each attack; ``oblivious`` true says that it ignores the defence, ``transfer`` true that it climbs
+            another model.
     """
+    oblivious = [name for name in attacks if settings[name].get("oblivious") is True]
     if not oblivious:
         return None
     n, right = len(counted.ids), set(counted.ids[counted.clean].tolist())
@@ -128,13 +134,13 @@ def two_numbers(counted: Counted, attacks: Attacks, oblivious: Collection[str]) 
     def standing(names: Collection[str]) -> int:
         return len(right - {e for name in names for e, record in attacks[name].items() if not record.correct})
 
-    others = [name for name in attacks if name not in oblivious]
-    ignored, through = standing(oblivious), standing(others)
+    adaptive = [name for name in attacks if name not in oblivious and settings[name].get("transfer") is not True]
+    ignored, through = standing(oblivious), standing(adaptive)
     return Defended(
         oblivious=ignored / n,
         oblivious_interval=wilson(ignored, n),
-        adaptive=through / n if others else None,
-        adaptive_interval=wilson(through, n) if others else None,
+        adaptive=through / n if adaptive else None,
+        adaptive_interval=wilson(through, n) if adaptive else None,
     )
 
 
@@ -151,7 +157,8 @@ def pick_pairs(models: Sequence[Model]) -> tuple[tuple[tuple[str, str], ...], li
     """(before, after) names, each adapted model with the unadapted one it came from; and sentences on the others.
 
     A model that does not say what it came from is paired with the first unadapted one. One that came from a model that
-    is not here is not paired: a change against another one would not be what the adaptation did.
+    is not here, or is here for another size of images only, is not paired: a change against another one would not be
+    what the adaptation did.
     """
     unadapted = [model for model in models if not model.adapted_on]
     pairs, notes = [], []
@@ -159,11 +166,12 @@ def pick_pairs(models: Sequence[Model]) -> tuple[tuple[tuple[str, str], ...], li
         if not model.adapted_on or not unadapted:
             continue
         base, source = _origins(model)
-        before = _first([*base, *source], unadapted)
+        before = _first([*base, *source], [one for one in unadapted if _resized(one) == _resized(model)])
         if before is None and base:
-            notes.append(
-                f"{model.name} was adapted from {base[-1]}, which is not in this report, so no change is given."
-            )
+            where = "not in this report"
+            if _first(base, unadapted) is not None:
+                where = "in this report for another size of images only"
+            notes.append(f"{model.name} was adapted from {base[-1]}, which is {where}, so no change is given.")
             continue
         if before is None:
             before = unadapted[0]
@@ -184,6 +192,11 @@ def _origins(model: Model) -> tuple[list[str], list[str]]:
     base = [how.get("base_fingerprint"), how.get("base")] if isinstance(how, Mapping) else []
     base += [told.get(key) for key in ("parent", "base", "base_model")]
     return [o for o in base if isinstance(o, str)], [o for o in [told.get("source")] if isinstance(o, str)]
+
+
+def _resized(model: Model) -> object:
+    """From and to which size its visual tower was made to fit; None where it is as it came."""
+    return model.provenance.get("resized")
 
 
 def _first(origins: Sequence[str], models: Sequence[Model]) -> Model | None:

@@ -11,7 +11,7 @@ import numpy as np
 from zsrobust.report.count import Measured
 from zsrobust.report.results import ALL, WITHOUT_BINARY, AcrossSeeds, Mean
 from zsrobust.report.words import NOT_ADAPTED, TIERS, listed
-from zsrobust.statistics import Estimate, Interval, Outcomes, bootstrap_mean
+from zsrobust.statistics import Estimate, Interval, Outcomes, bootstrap_mean, wilson
 
 Group = Sequence[Measured]
 Place = tuple[str, str, int, str]
@@ -53,7 +53,7 @@ def means(measured: Sequence[Measured], models: Sequence[str]) -> tuple[Mean, ..
     """One for each model, threat, seed and tier."""
     found = []
     for key, group in groups(measured).items():
-        clean, robust = (bootstrap_mean(outcomes(group, what)) for what in ("clean", "robust"))
+        clean, robust = (_mean(outcomes(group, what)) for what in ("clean", "robust"))
         found.append(
             Mean(
                 model=key.model,
@@ -179,4 +179,12 @@ def _combined(tasks: Sequence[Group], what: str) -> _Combined | None:
         averaged.append(Outcomes([images[i] for i in ids], right.mean(axis=0)))
         of_seeds.append(right.mean(axis=1))
     each = [float(np.array(seed).mean()) for seed in zip(*of_seeds, strict=True)]
-    return _Combined(sum(len(task.values) for task in averaged), bootstrap_mean(averaged), (min(each), max(each)))
+    return _Combined(sum(len(task.values) for task in averaged), _mean(averaged), (min(each), max(each)))
+
+
+def _mean(tasks: Sequence[Outcomes]) -> Estimate:
+    """Over one task with images that are right or wrong, Wilson's interval, as in its row; else resampled images."""
+    values = tasks[0].values
+    if len(tasks) == 1 and set(values.tolist()) <= {0.0, 1.0}:
+        return Estimate(float(values.mean()), wilson(float(values.sum()), len(values)))
+    return bootstrap_mean(tasks)

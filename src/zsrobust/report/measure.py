@@ -11,7 +11,7 @@ from zsrobust.report.count import Attacks, Counted, Measured, count, of_examples
 from zsrobust.report.load import Flag, Task
 from zsrobust.report.merge import Evidence, settings_of
 from zsrobust.report.results import AttackCount, Row
-from zsrobust.report.words import TIERS, Threat
+from zsrobust.report.words import TIERS, Threat, listed
 from zsrobust.statistics import wilson
 
 
@@ -31,7 +31,7 @@ def measure(evidence: Evidence) -> tuple[list[Measured], list[str]]:
                         measured.append(one)
                     else:
                         where = f"{model.name} on {task.name} under {threat.text}, seed {seed}"
-                        notes.append(f"{where}: no example is finished, so there is no row.")
+                        notes.append(f"{where} {_unfinished(evidence, cell, threat)}.")
     measured = [
         replace(m, row=replace(m.row, flags=(*m.row.flags, *alarms)))
         for m, alarms in zip(measured, curve_alarms(measured), strict=True)
@@ -80,9 +80,25 @@ def _measure(evidence: Evidence, cell: Cell, task: Task, threat: Threat) -> Meas
             AttackCount(name, len(done), sum(not record.correct for record in done.values()))
             for name, done in attacks.items()
         ),
-        defended=two_numbers(counted, attacks, [name for name in attacks if settings[name].get("oblivious") is True]),
+        defended=two_numbers(counted, attacks, settings),
     )
     return Measured(row, counted, attacks, suites)
+
+
+def _unfinished(evidence: Evidence, cell: Cell, threat: Threat) -> str:
+    """Why there is no row, in words that follow what it would be about."""
+    if cell not in evidence.clean:
+        return "was not evaluated, so there is no row"
+    attacks = evidence.attacked[cell, threat.text]
+    suites = evidence.suites[cell, threat.text]
+    missing = [suite.name for suite in suites if not any(attacks[name] for name in suite.attacks)]
+    if not missing:
+        return "has no block of examples that met every attack yet, so there is no row; the same command goes on"
+    are = "is" if len(missing) == 1 else "are"
+    return (
+        f"has not met every attack of this run ({listed(missing)} {are} missing), so there is no row; evaluate it with "
+        "the same --run"
+    )
 
 
 def _price(evidence: Evidence, cell: Cell, counted: Counted, attacks: Attacks) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Defended:
     """The two numbers of a model with a test-time defence, each in [0, 1] with its 95 % interval.
 
     ``oblivious``: robust accuracy under the attacks on the model without its defence; ``adaptive``: under the attacks
-    on the model as it is, None if there was none.
+    on the model as it is, transfers from other models not among them; None if there was none.
     """
 
     oblivious: float
@@ -100,8 +100,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over the tasks of a tier, each weighing the same, with intervals that resample images.
+    """Mean over the tasks of a tier, each weighing the same.
 
+    The intervals resample images; where there is one task, they are those of its row.
     ``which`` is ``"all"``, or ``"without binary"``: then the tasks with two classes are left out.
     """
 
@@ -160,6 +161,7 @@ class AcrossSeeds:
 
     The seeds see the same ``n`` images of ``tasks`` under the same attacks, so an image's outcomes under all seeds are
     drawn together. The range says how much the attack's luck matters, the interval how much the choice of images does.
+    On one task where the seeds agree on every image, the interval is Wilson's, as in a row.
     """
 
     model: str
