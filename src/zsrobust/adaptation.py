@@ -35,7 +35,7 @@ from zsrobust.fitting import fitting_batch
 from zsrobust.held_out import IMAGES, Examiner, scored
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Learner, Method
-from zsrobust.methods.targets import check, check_batch, check_split
+from zsrobust.methods.targets import check, check_batches, check_split
 from zsrobust.metrics import MetricsFile
 from zsrobust.randomness import seeded
 from zsrobust.recipe import AUTO, OPTIMIZERS, Recipe
@@ -94,8 +94,7 @@ def adapt(
     how, here, folder = Recipe.of(recipe), world(), Path(run) if run is not None else None
     check(method, how.labels)
     check_split(method, here.size, how.micro_batch)
-    if how.batch_size != AUTO:
-        check_batch(method, min(how.size, len(task)))
+    check_batches(method, len(task) if how.batch_size == AUTO else how.size, len(task))
     task = in_space(task, encoder, attack.threat.space)
     learner, parameters = _learner(encoder, task, method, tuning, how.seed)
     _check_passes(learner.encoder, how)
@@ -273,6 +272,7 @@ def _sized(step: Step, task: Task, folder: Path | None) -> Recipe:
         size = fitting_batch(step, task, here)
         if here.main:
             warnings.warn(f"batch_size auto: {size} images fit into memory", stacklevel=3)
+    check_batches(step.method, int(size), len(task))
     return replace(how, batch_size=int(size))
 
 
@@ -283,7 +283,7 @@ def _learner(
     if len(task.class_names) < 2:
         raise ConfigError(f"task '{task.name}' has one class: there is nothing to tell apart")
     adapted, parameters = tuning.prepare(encoder, seed=seed)
-    head = TextHead.build(encoder, task.class_names, task.templates)
+    head = TextHead.of_classes(encoder, task.class_names, task.templates)
     extra = method.extra(head.embeddings.shape[1], len(task.class_names), seed)
     if extra is not None:
         extra.to(head.embeddings.device)
@@ -344,7 +344,9 @@ def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mappin
     switches.set_compiled(adapted, "none")
     model.zero_grad(set_to_none=True)
     before = dict(base.provenance)
-    history = [*list(before.get("adapted_on", [])), task.name]  # type: ignore[call-overload]
+    if "interpolation" in before:  # what is adapted now came from a mixture and is none itself
+        before["base_interpolation"] = before.pop("interpolation")
+    history: list[Any] = [*before.get("adapted_on", []), task.name]  # type: ignore[misc]
     method: Any = configuration["method"]
     tuning: Any = configuration["tuning"]
     way = "" if tuning["name"] == "full" else f"+{tuning['name']}"
@@ -352,7 +354,7 @@ def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mappin
     model.provenance = {
         **before,
         "base": base.name,
-        "adapted_on": history,
+        "adapted_on": list(dict.fromkeys(history)),
         "adaptation": json.loads(json.dumps(configuration)),
         "versions": versions(),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes import SHAPE, Toy, task
+from tests.fakes import CLASSES, SHAPE, Toy, task
 
 from zsrobust.adaptation import adapt
 from zsrobust.attacks.pgd import PGD
@@ -137,6 +137,20 @@ def test_one_image_is_a_batch_where_none_are_compared() -> None:
     for method in (Dual(patches=0.0, relations=1.0), Dual(patches=0.0, mixed=0.5)):
         with pytest.raises(ConfigError, match="dual compares images of a batch: it needs at least 2, not 1"):
             adapt(Toy(), task=task(2), method=method, **given)
+
+
+@pytest.mark.filterwarnings("ignore:batch_size auto")
+@pytest.mark.parametrize("batch_size", [4, "auto"])
+def test_what_is_left_for_the_last_batch_must_be_enough(batch_size: object) -> None:
+    given: dict[str, Any] = {"attack": PGD(Threat(), 1), "labels": "none", "epochs": 1, "batch_size": batch_size}
+    line = "of 5 images in batches of 4 the last batch of an epoch has 1: take another batch_size"
+    for method in ("imgcoadv", Dual(patches=0.0, relations=1.0)):
+        with pytest.raises(ConfigError, match=line):
+            adapt(Toy(), task=task(5), method=method, **given)
+        adapt(Toy(), task=task(6), method=method, **given)
+        with pytest.raises(ConfigError, match="it needs at least 2, not 1"):
+            adapt(Toy(), task=task(1, classes=CLASSES), method=method, **given)
+    adapt(Toy(), task=task(5), method=Dual(patches=0.0), **given)
 
 
 @pytest.mark.parametrize("method", [{"features": -1.0}, {"text": float("nan")}, {"relations": True}])

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.fakes import Toy
 from tests.retrieval.toys import Plane, captioned, grey
+from torch.nn.functional import normalize
 
 from zsrobust.attacks import parse
 from zsrobust.classifier import ZeroShotClassifier
+from zsrobust.defences import wrapped
+from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError
 from zsrobust.pixels import to_pixels
+from zsrobust.randomness import Draws
 from zsrobust.retrieval.attack import climber, hard_gap, search, soft_gap, units
 from zsrobust.retrieval.captions import CaptionSet
 from zsrobust.retrieval.ranks import ranks
@@ -21,8 +26,12 @@ from zsrobust.threat import Threat
 LINF = Threat("linf", 0.1)
 
 
-def model_of(encoder: Toy, captions: CaptionSet, rows: int = 4) -> ZeroShotClassifier:
+def model_of(encoder: Encoder, captions: CaptionSet, rows: int = 4) -> ZeroShotClassifier:
     return ZeroShotClassifier(encoder, TextHead.build(encoder, captions.texts, ("{}",)), rows=rows)
+
+
+def features_of(model: ZeroShotClassifier, pixels: torch.Tensor) -> NDArray[np.float32]:
+    return units(model, pixels, seed=0, examples=range(len(pixels)))
 
 
 def pixels_of(captions: CaptionSet) -> torch.Tensor:
@@ -43,8 +52,8 @@ def test_on_a_plane_the_worst_case_is_known(attack: str) -> None:
     captions = grey([0.35, 0.45, 0.55, 0.65], [["dark"], ["dark"], ["light"], ["light"]])
     model, pixels = model_of(Plane(), captions), pixels_of(captions)
     outcome = search(climber(parse(attack, LINF)), model, pixels, captions.own_texts, seed=0, examples=range(4))
-    assert ranks(units(model, pixels), model.head.embeddings.numpy(), captions.own_texts).tolist() == [1, 1, 1, 1]
-    found = ranks(units(model, outcome.pixels), model.head.embeddings.numpy(), captions.own_texts)
+    assert ranks(features_of(model, pixels), model.head.embeddings.numpy(), captions.own_texts).tolist() == [1, 1, 1, 1]
+    found = ranks(features_of(model, outcome.pixels), model.head.embeddings.numpy(), captions.own_texts)
     assert found.tolist() == [1, 2, 2, 1]
     moved = outcome.pixels.flatten(1).mean(1) - pixels.flatten(1).mean(1)
     torch.testing.assert_close(moved, torch.tensor([0.1, 0.1, -0.1, -0.1]), atol=1e-5, rtol=0)
@@ -75,9 +84,9 @@ def test_more_restarts_never_give_a_better_rank() -> None:
     for restarts in (1, 3):
         attack = climber(parse(f"pgd:3:restarts={restarts}", Threat("linf", "16/255")))
         outcome = search(attack, model, pixels, captions.own_texts, seed=0, examples=range(6))
-        found.append(ranks(units(model, outcome.pixels), texts, captions.own_texts))
+        found.append(ranks(features_of(model, outcome.pixels), texts, captions.own_texts))
     assert (found[1] >= found[0]).all()
-    assert found[1].sum() > ranks(units(model, pixels), texts, captions.own_texts).sum()
+    assert found[1].sum() > ranks(features_of(model, pixels), texts, captions.own_texts).sum()
 
 
 def test_the_text_tower_runs_before_the_attack_only_and_weights_are_left_alone() -> None:
@@ -88,6 +97,19 @@ def test_the_text_tower_runs_before_the_attack_only_and_weights_are_left_alone()
     assert encoder.text_calls == calls
     assert encoder.fingerprint() == before
     assert all(p.grad is None and not p.requires_grad for p in encoder.parameters())
+
+
+def test_a_random_models_features_are_the_mean_of_draws_that_go_by_seed_and_example() -> None:
+    captions, encoder = captioned(), wrapped(Toy(), "resizing:noise=60/255:samples=3")
+    model, pixels = model_of(encoder, captions), pixels_of(captions)
+    before = torch.get_rng_state()
+    together = units(model, pixels, seed=3, examples=range(6))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(units(model, pixels[4:], seed=3, examples=[4, 5]), together[4:])
+    assert not np.allclose(units(model, pixels, seed=4, examples=range(6)), together)
+    with torch.no_grad(), Draws(pixels.device, 3, 5, "verdict"):
+        draws = torch.cat([encoder.encode_pixels(pixels[5:]) for _ in range(3)])
+    torch.testing.assert_close(torch.from_numpy(together[5]), normalize(draws, dim=1).mean(0))
 
 
 def test_nothing_is_changed_at_zero() -> None:

@@ -14,6 +14,7 @@ from tests.fakes import Toy
 from tests.retrieval.toys import captioned
 from torch import Tensor
 
+from zsrobust.defences import wrapped
 from zsrobust.errors import ConfigError, ModelError, RunError
 from zsrobust.retrieval import evaluate as evaluation
 from zsrobust.retrieval.evaluate import evaluate_retrieval
@@ -78,6 +79,28 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path: Path, monkeypa
     encoder = Toy()
     assert evaluated(tmp_path / "run", [encoder]) == whole
     assert (len(calls), encoder.text_calls) == (4, 0)  # nothing is computed a second time
+
+
+def test_a_random_model_gives_the_same_numbers_again_and_after_a_kill(tmp_path: Path) -> None:
+    models: Any = [wrapped(Toy(), "resizing:noise=60/255:samples=2")]
+
+    def written(run: str) -> list[bytes]:
+        return [(tmp_path / run / name).read_bytes() for name in ("found.jsonl", "records.jsonl")]
+
+    before = torch.get_rng_state()
+    whole = evaluated(tmp_path / "whole", models)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert evaluated(tmp_path / "again", models) == whole
+    evaluated(tmp_path / "other", models, seed=1)
+    assert written("again") == written("whole") != written("other")
+    for left in (6, 18):  # a kill in the middle of a block of four, of the clean images and of the attacked ones
+        for path in (tmp_path / "again" / name for name in ("found.jsonl", "records.jsonl")):
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = left if path.stem == "found" else left // 12 * 12  # records are written when all images are there
+            path.write_bytes(b"".join(lines[:kept]))
+        assert evaluated(tmp_path / "again", models) == whole
+        assert written("again") == written("whole")
 
 
 def test_a_run_grows_by_models_and_attacks_and_nothing_else(tmp_path: Path) -> None:

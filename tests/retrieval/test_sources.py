@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tests.retrieval.toys import captioned
 from tests.tasks.tiny_data import pixels, png, write_tar
 
 from zsrobust.errors import DataError, UnknownName
+from zsrobust.geometry import Geometry
 from zsrobust.retrieval.captions import CaptionSet
 from zsrobust.retrieval.sources import open_captions
+from zsrobust.tasks.images import ORIENTATION
 
 
 def shows(found: CaptionSet, images: dict[int, set[str]]) -> None:
@@ -95,6 +99,30 @@ def test_clip_benchmark_retrieval(tmp_path: Path) -> None:
     (tmp_path / "dataset_type.txt").write_text("classification\n")
     with pytest.raises(DataError, match="is a classification data set"):
         open_captions(tmp_path)
+
+
+def test_images_keep_their_size_only_if_every_one_has_it(tmp_path: Path) -> None:
+    def of(size: tuple[int, int], odd: tuple[int, int], *, held: int = 1) -> CaptionSet:
+        """20 images of a size, but one: that was taken with the camera ``held`` so."""
+        images = []
+        for k in range(20):
+            exif, file = Image.Exif(), io.BytesIO()
+            exif[ORIENTATION] = held if k == 18 else 1
+            Image.new("RGB", odd if k == 18 else size, (10 * k, 0, 0)).save(file, format="JPEG", exif=exif)
+            images.append({"bytes": file.getvalue(), "path": f"{k}.jpg"})
+        pq.write_table(pa.table({"image": images, "caption": [f"text {k}" for k in range(20)]}), tmp_path / "x.parquet")
+        return open_captions(tmp_path / "x.parquet")
+
+    for alike in (of((32, 32), (32, 32), held=6), of((24, 32), (24, 32)), of((24, 32), (32, 24), held=6)):
+        assert alike.task.geometry == Geometry(size=alike.task.images([0]).shape[1:3])
+    for mixed in (
+        of((32, 32), (40, 40)),
+        of((24, 32), (24, 32), held=6),
+        of((32, 32), (32, 40)),
+        of((240, 240), (240, 240)),
+    ):
+        assert mixed.task.geometry == Geometry(resize=256, crop=224)
+        assert mixed.task.images(range(20)).shape == (20, 224, 224, 3)
 
 
 def test_a_limit_is_a_draw_that_the_seed_gives() -> None:

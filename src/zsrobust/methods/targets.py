@@ -39,14 +39,23 @@ def fewest(method: Method) -> int:
     return method.fewest if method.compares() else 1
 
 
-def check_batch(method: Method, most: int) -> None:
-    """Refuses batches of at most ``most`` images if the method's losses say nothing about so few.
+def check_batches(method: Method, size: int, images: int) -> None:
+    """Refuses batches of ``size`` of so many images if the method's losses say nothing about the smallest of them.
+
+    The last batch of an epoch takes what is left, which can be one image.
 
     Raises:
         ConfigError: they do not.
     """
-    if most < fewest(method):
-        raise ConfigError(f"{method.name} compares images of a batch: it needs at least {method.fewest}, not {most}")
+    need, most, last = fewest(method), min(size, images), images % size
+    needs = f"{method.name} compares images of a batch: it needs at least {need}"
+    if most < need:
+        raise ConfigError(f"{needs}, not {most}")
+    if 0 < last < need:
+        raise ConfigError(
+            f"{needs}, and of {images} images in batches of {size} the last batch of an epoch has {last}: take another "
+            "batch_size"
+        )
 
 
 def check_split(method: Method, processes: int, rows: int | None) -> None:

@@ -35,6 +35,7 @@ from zsrobust.classifier import ZeroShotClassifier
 from zsrobust.errors import ConfigError
 from zsrobust.losses import cross_entropy, margin_loss
 from zsrobust.passes import float32_only, frozen, in_rows
+from zsrobust.randomness import Draws
 from zsrobust.retrieval.ranks import TIE
 from zsrobust.threat import Threat
 
@@ -161,16 +162,31 @@ class _RankProbe(Probe):
         self.lanes.best[worse] = points[worse].detach()
 
 
-def units(model: ZeroShotClassifier, pixels: Tensor) -> NDArray[np.float32]:
+def units(model: ZeroShotClassifier, pixels: Tensor, *, seed: int, examples: Sequence[int]) -> NDArray[np.float32]:
     """(B, D) unit features of (B, 3, H, W) pixels, in float32 without autocast and in the canonical shape.
 
-    Of a random encoder: the mean over its draws, so that a product with a text is the mean cosine.
+    Of a random encoder: the mean over its draws, so that a product with a text is the mean cosine. Whoever looks at an
+    example, clean or attacked, sees the same draws, as in :func:`zsrobust.attacks.checks.judge`.
+
+    Args:
+        model: Its encoder computes the features.
+        pixels: (B, 3, H, W) in [0, 1].
+        seed: Key of a random encoder's draws, with …
+        examples: … the ids of the B images.
     """
 
     def forward(points: Tensor) -> tuple[Tensor]:
-        draws = [normalize(model.encoder.encode_pixels(points).float(), dim=-1) for _ in range(model.samples)]
-        return (torch.stack(draws).mean(0),)
+        return (normalize(model.encoder.encode_pixels(points).float(), dim=-1),)
 
     with torch.no_grad(), frozen(model), float32_only(pixels.device):
-        found: NDArray[np.float32] = in_rows(forward, model.rows)(pixels)[0].cpu().numpy()
+        if model.samples > 1:
+            means = []
+            for example, image in zip(examples, pixels, strict=True):
+                alone = image[None].clone()  # kernels round differently where memory is aligned differently
+                with Draws(pixels.device, seed, int(example), "verdict"):
+                    means.append(torch.cat([forward(alone)[0] for _ in range(model.samples)]).mean(0))
+            features = torch.stack(means)
+        else:
+            (features,) = in_rows(forward, model.rows)(pixels)
+    found: NDArray[np.float32] = features.cpu().numpy()
     return found

@@ -6,8 +6,10 @@ Every distinct text is one text: a caption that two images share is right for bo
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,8 +22,6 @@ from zsrobust.geometry import Geometry
 from zsrobust.tasks import Task
 from zsrobust.tasks.loader import NATIVE_SIDE
 from zsrobust.tasks.source import Source
-
-_PROBED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +142,24 @@ def checked(found: CaptionSet) -> CaptionSet:
 
 
 def _native(source: Source, rows: Sequence[int]) -> Geometry:
-    """Images of one size, none larger than ``NATIVE_SIDE``, keep it; otherwise the paper's 256/224, as for tasks."""
-    probed = {rows[int(i)] for i in np.linspace(0, len(rows) - 1, _PROBED)}
-    sizes = {(image.height, image.width) for image in (source.image(row) for row in sorted(probed))}
-    if len(sizes) == 1 and max(max(size) for size in sizes) <= NATIVE_SIDE:
-        return Geometry(size=sizes.pop())
+    """Images of one size, none larger than ``NATIVE_SIDE``, keep it; otherwise the paper's 256/224, as for tasks.
+
+    Every image is looked at until one is too large or of another size: one that is not would stop a run.
+    """
+    sizes = (_size(source, row) for row in rows)
+    first = next(sizes)
+    if max(first) <= NATIVE_SIDE and all(size == first for size in sizes):
+        return Geometry(size=first)
     return Geometry(resize=256, crop=224)
+
+
+def _size(source: Source, row: int) -> tuple[int, int]:
+    """(height, width) of an image, from the head of its file if that is enough."""
+    if source.encoded:
+        from PIL import Image
+
+        with suppress(Exception), Image.open(io.BytesIO(source.content(row))) as head:
+            if head.width == head.height:  # else it matters how the camera was held
+                return head.height, head.width
+    image = source.image(row)
+    return image.height, image.width

@@ -30,6 +30,7 @@ from zsrobust.errors import ConfigError, ModelError, RunError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.passes import ROWS
 from zsrobust.pixels import to_pixels
+from zsrobust.randomness import Draws
 from zsrobust.retrieval.attack import Climber, climber, search, units
 from zsrobust.retrieval.captions import CaptionSet
 from zsrobust.retrieval.ranks import ranks
@@ -222,28 +223,32 @@ class _Work:
     def fill(self, name: str, attack: Climber | None) -> Iterator[int]:
         """Computes the features that are not there yet, and gives the numbers of images that are."""
         everything = range(len(self.captions))
-        missing = [i for i in everything if self._key(name, i) not in self.ledger.found]
+        missing = {i for i in everything if self._key(name, i) not in self.ledger.found}
         yield len(everything) - len(missing)
-        for first in range(0, len(missing), self.model.rows):
-            chosen = missing[first : first + self.model.rows]
-            self.ledger.append(self._found(name, attack, chosen))
-            yield len(chosen)
+        for first in range(0, len(everything), self.model.rows):
+            # What a kill left of a block is computed with the whole of it: a random model's draws go by the block.
+            block = everything[first : first + self.model.rows]
+            if left := missing.intersection(block):
+                lines = self._found(name, attack, block)
+                self.ledger.append([line for line in lines if line.key not in self.ledger.found])
+                yield len(left)
 
     def _key(self, name: str, image: int) -> Key:
         return Key(self.model.encoder.name, name, int(self.captions.task.ids[image]))
 
     def _found(self, name: str, attack: Climber | None, chosen: Sequence[int]) -> list[Found]:
         pixels = to_pixels(self.task.images(chosen)).to(self.device)
-        zero = torch.zeros(len(chosen))
+        zero, seed = torch.zeros(len(chosen)), int(self.settings["seed"])
+        ids = [int(self.captions.task.ids[i]) for i in chosen]
         if attack is None:
-            features, sizes = self._units(pixels), zero
+            features, sizes = self._units(pixels, ids), zero
             forwards, backwards = zero + self.model.samples, zero
         else:
             own = [self.captions.own_texts[i] for i in chosen]
-            ids = [int(self.captions.task.ids[i]) for i in chosen]
-            outcome = search(attack, self.model, pixels, own, seed=int(self.settings["seed"]), examples=ids)
+            with Draws(self.device, seed, name, str(self.settings["threat"]), *ids):
+                outcome = search(attack, self.model, pixels, own, seed=seed, examples=ids)
             allowed, sizes = enforce(attack.threat, outcome.pixels, pixels)
-            features = self._units(allowed)
+            features = self._units(allowed, ids)
             forwards, backwards = outcome.forwards + self.model.samples, outcome.backwards
             clean = np.stack([self.ledger.found[self._key(CLEAN, i)].vector for i in chosen])
             spared = ranks(features, self.texts, own) < ranks(clean, self.texts, own)
@@ -255,8 +260,8 @@ class _Work:
             for i, vector, size, forward, backward in zip(chosen, features, *columns, strict=True)
         ]
 
-    def _units(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        features = units(self.model, pixels)
+    def _units(self, pixels: torch.Tensor, ids: Sequence[int]) -> NDArray[np.float32]:
+        features = units(self.model, pixels, seed=int(self.settings["seed"]), examples=ids)
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features)).any(1).sum())
             raise ModelError(f"model '{self.model.encoder.name}': {bad} images have features that are NaN or infinite")

@@ -17,7 +17,7 @@ from zsrobust.encoders import Encoder
 from zsrobust.errors import ConfigError, ZSRobustError
 from zsrobust.evaluation import device_of
 from zsrobust.jobs import expand_threats, make_method, make_tuning, training_attack
-from zsrobust.methods.targets import check, check_batch
+from zsrobust.methods.targets import check, check_batches
 from zsrobust.recipe import Recipe
 from zsrobust.study import options
 from zsrobust.study.bench import HELD_OUT, Bench
@@ -248,7 +248,7 @@ class Plan:
         method = make_method(settings["method"], settings["method_options"])
         tuning = make_tuning(settings["tuning"], settings["tuning_options"])
         check(method, recipe.labels)
-        check_batch(method, min(recipe.size, len(task)))
+        check_batches(method, recipe.size, len(task))
         ball = Threat.parse(settings["threat"])
         model = self._bench.model(settings["model"], settings["attention"])
         self._bench.fits(tuning, model)
