@@ -85,7 +85,8 @@ def verdict_word(verdict: Verdict, i: int, label: int) -> str:
 class ImageExporter:
     """Writes every adversarial image of an evaluation: PNG files and an ``index.jsonl`` with both verdicts.
 
-    Files are ``FOLDER/MODEL/TASK/THREAT-ATTACK/EXAMPLE.png``; use it as the ``watch`` of an evaluation.
+    Files are ``FOLDER/MODEL/TASK/THREAT-ATTACK/EXAMPLE.png``, of another seed than 0 in ``THREAT-ATTACK-seed-SEED``;
+    use it as the ``watch`` of an evaluation.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -98,12 +99,10 @@ class ImageExporter:
             RunError: the folder cannot be written, or the disk is full.
         """
         threat = attacked.attack.threat
-        place = self.folder.joinpath(
-            *(
-                _file_name(part)
-                for part in (attacked.model, attacked.task.name, f"{threat.describe()}-{attacked.attack.name}")
-            )
-        )
+        # By the seed itself and not by its turn: a run that goes on may have had the first one before.
+        seed = f"-seed-{attacked.seed}" if attacked.seed else ""
+        names = attacked.model, attacked.task.name, f"{threat.describe()}-{attacked.attack.name}{seed}"
+        place = self.folder.joinpath(*map(_file_name, names))
         labels = torch.from_numpy(attacked.task.labels[attacked.indices]).to(attacked.pixels.device)
         rounded = eight_bit(threat, attacked.found.pixels, attacked.pixels)
         ids = attacked.task.ids[attacked.indices].tolist()

@@ -42,16 +42,37 @@ def parsed(text: str, where: str) -> Any:
     """What a YAML text holds, None where it is empty; ``1e-4`` is a number, as in YAML 1.2 and not in PyYAML.
 
     Raises:
-        ConfigError: it is not YAML; ``where`` and the line are named.
+        ConfigError: it is not YAML, or a key is there twice; ``where`` and the line are named.
     """
     from jsonargparse import get_loader
 
     try:
+        _check_once(yaml.compose(text, Loader=yaml.SafeLoader), where)
         return get_loader("yaml")(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def _check_once(root: yaml.Node | None, where: str) -> None:
+    """Refuses a mapping that has a key twice: YAML keeps the last one without a word."""
+    waiting, seen = [root] if root is not None else [], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue  # what has an anchor may be there often
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        names = set()
+        for key, value in node.value:
+            waiting.append(value)
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+            if name in names:
+                raise ConfigError(f"{where}, line {key.start_mark.line + 1}: '{key.value}' is given twice")
+            names.add(name)
 
 
 def as_mapping(content: object, where: str, what: str) -> dict[Any, Any]:

@@ -91,6 +91,23 @@ def test_what_is_refused(refused: Refused, evaluate_command: Command, options: l
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evaluate", "tiny", "--tasks", "digits"], "the attack pgd:20 has its own in its name; write --attacks pgd:5"),
+        (["attack", "x.png", "--labels", "a,b"], "the attack pgd:50 has its own in its name; write --attack pgd:5"),
+        (
+            ["demo", "--evaluate.limit", "9"],
+            "the attack pgd:20 has its own in its name; write --evaluate.attacks pgd:5",
+        ),
+    ],
+    ids=["evaluate", "attack", "demo"],
+)
+def test_steps_beside_the_default_attack_are_told_what_to_write(refused: Refused, words: list[str], line: str) -> None:
+    option = "--evaluate.steps" if words[0] == "demo" else "--steps"
+    assert refused(*words, option, "5") == f"steps 5: {line}"
+
+
 def test_attacks_are_listed_with_their_options(zsrobust: Zsrobust, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     lines = {line.split()[0]: line for line in zsrobust("ls", "attacks").out.splitlines() if line}

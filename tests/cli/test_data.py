@@ -18,7 +18,7 @@ def zoo(photos: Path, tmp_path: Path) -> Path:
     """A TOML whose data is ``photos``, if --data says where that is."""
     file = tmp_path / "zoo.toml"
     file.write_text(
-        f'classes = {list(reversed(CLASSES))}\nby_hand = "Ask the keeper."\n'
+        f'classes = {list(reversed(CLASSES))}\nby_hand = "Ask the keeper."\npaper = "  All cages,\\n  as here."\n'
         '[source]\nlocal = ["photos"]\nhub = "a/zoo"\n'
         f'revision = ""\n[geometry]\nsize = 16\n[splits]\ntest = {len(CLASSES) * PER_CLASS}\n[provenance]\n'
         'classes = "seen"\nhub = "unverified"\nsplits = "seen"\ngeometry = "unverified: a guess"\n'
@@ -33,7 +33,7 @@ def test_data_that_is_there(zsrobust: Zsrobust, zoo: Path, tmp_path: Path) -> No
     assert (result.status, result.error) == (0, "")
     assert lines[3].split() == ["✓", "zoo", "12", "3", "by", "name", fingerprint, str(tmp_path / "photos")]
     assert lines[4].split()[:6] == ["✓", "digits", "797", "10", "by", "number"]
-    assert "  unverified  hub, geometry" in lines
+    assert lines[6:9] == ["zoo", "  paper       All cages, as here.", "  unverified  hub, geometry"]
     assert lines[-1] == "All 2 are there and right."
 
 
@@ -46,6 +46,7 @@ def test_data_that_is_missing(zsrobust: Zsrobust, zoo: Path, tmp_path: Path) -> 
         f"looked for  {tmp_path / 'nowhere' / 'photos'}",
         "hub         a/zoo (no revision pinned); --download fetches it",
         "by hand     Ask the keeper.",
+        "paper       All cages, as here.",
         "1 of 2 are there and right.",
     ):
         assert words in result.out, words

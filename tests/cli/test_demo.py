@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cli.conftest import Zsrobust
+from tests.cli.conftest import Refused, Zsrobust
+
+from zsrobust.run_folder import FORMAT
 
 
 @pytest.fixture
@@ -45,6 +47,45 @@ def test_fresh_demo(zsrobust: Zsrobust, command: list[object]) -> None:
     assert result.status == 0
     assert not created.exists()
     assert json.loads(Path("d/run.json").read_text())["seeds"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--adapt.model", "nope"], "unknown model 'nope'"),
+        (["--adapt.method", "tecao"], "unknown method 'tecao'; did you mean 'tecoa'?"),
+        (["--adapt.task", "digts"], "unknown task 'digts'; did you mean 'digits'?"),
+        (["--evaluate.tasks", "digts"], "unknown task 'digts'; did you mean 'digits'?"),
+        (["--evaluate.attacks", "pgdd"], "unknown attack 'pgdd'; did you mean 'pgd'"),
+        (["--adapt.steps", "0"], "PGD needs at least 1 step, not 0"),
+        (["--evaluate.rows", "0"], "rows must be at least 1, not 0"),
+    ],
+)
+def test_fresh_demo_with_a_mistake_removes_nothing(
+    refused: Refused, command: list[object], words: list[str], line: str
+) -> None:
+    header = Path("d/run.json")
+    header.parent.mkdir()
+    header.write_text(json.dumps({"format": FORMAT, "kind": "demo"}))
+    assert refused(*command, "--fresh", *words).startswith(line)
+    assert json.loads(header.read_text()) == {"format": FORMAT, "kind": "demo"}
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        ({"format": FORMAT, "kind": "corruptions"}, "d holds a run of 'corruptions', not a demo: it is not removed"),
+        ({"format": FORMAT}, "d holds a run of 'None', not a demo"),
+        ({"kind": "demo"}, "d is not a run folder of this program: it is not removed"),
+        (["demo"], "d is not a run folder of this program: it is not removed"),
+    ],
+)
+def test_fresh_demo_removes_only_a_demo(refused: Refused, command: list[object], header: object, line: str) -> None:
+    Path("d").mkdir()
+    Path("d/run.json").write_text(json.dumps(header))
+    Path("d/found.jsonl").write_text("")
+    assert refused(*command, "--fresh").startswith(line)
+    assert Path("d/found.jsonl").exists()
 
 
 @pytest.mark.parametrize("attention", ["eager", "auto"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Zsrobust
+from tests.cli.conftest import Refused, Zsrobust
+from tests.report.fake_run import make_run
 
 import zsrobust as package
 from zsrobust.cli import COMMANDS
@@ -113,14 +115,36 @@ def test_interrupt(zsrobust: Zsrobust, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.error == "\nzsrobust: interrupted; nothing is left half-written\n"
 
 
-def test_reader_that_goes_away_is_no_error() -> None:
-    command = [sys.executable, "-m", "zsrobust", "ls", "tasks"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("words", [["ls", "tasks"], ["report", "run"]], ids=lambda words: str(words[0]))
+def test_reader_that_goes_away_is_no_error(words: list[str], tmp_path: Path) -> None:
+    make_run(tmp_path / "run", tasks=["digits"], n=10)
+    command = [sys.executable, "-m", "zsrobust", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.wait(60) == 141
         assert process.stderr.read() == ""
+
+
+def test_what_the_encoding_has_not_is_replaced(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", tasks=["digits"], n=10)
+    command = [sys.executable, "-m", "zsrobust", "report", "run"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Report: run" in done.stdout
+
+
+def test_help_of_a_command(zsrobust: Zsrobust, refused: Refused) -> None:
+    assert zsrobust("help", "evaluate").out == zsrobust("evaluate", "--help").out
+    assert refused("help", "evalute").startswith("unknown command 'evalute'; did you mean 'evaluate'?")
 
 
 def test_ls(zsrobust: Zsrobust) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from zsrobust.cli import adapt, demo, evaluate
-from zsrobust.cli.command import Command, also
+from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.cli.naming import run_folder
 from zsrobust.cli.parsing import dump, parse
 from zsrobust.errors import ConfigError, UnknownName
@@ -20,6 +20,8 @@ class Options:
 
     names: list[str] = field(default_factory=list, metadata=also("name"))
     """Names."""
+    whole: list[str] = field(default_factory=list, metadata=WHOLE)
+    """Whole."""
     lr: float = 0.1
     """Rate."""
     limit: int | None = None
@@ -49,6 +51,11 @@ def test_values() -> None:
 def test_lists() -> None:
     assert toy("--names", "a, b", "c", "--name", "d").names == ["a", "b", "c", "d"]
     assert toy('--names=["a, b", "c"]').names == ["a, b", "c"]
+    assert toy("--names", "a", "--names", "[b, c]", "--names", "d,e").names == ["a", "b", "c", "d", "e"]
+    assert toy("--names", "[b]", "--names", "a").names == ["b", "a"]
+    assert toy("--whole", "[x] {}", "--whole", "[{}]", "--whole", "[a").whole == ["[x] {}", "[{}]", "[a"]
+    assert toy("--whole", "[a, b]", "--whole", "c, d").whole == ["a", "b", "c, d"]
+    assert repr(parse(evaluate.COMMAND, ["--eps", "[0, 4, 1/255]"]).eps) == "[0, 4, '1/255']"
 
 
 def test_flags() -> None:
@@ -102,6 +109,14 @@ def test_file_then_command_line(tmp_path: Path) -> None:
     assert toy("--config", str(file), "--lr", "2").lr == 2
 
 
+def test_files_in_their_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("lr: 1\n")
+    second.write_text("lr: 2\nlimit: 2\n")
+    again = toy("--config", str(first), "--config", str(second), "--config", str(first))
+    assert (again.lr, again.limit) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,6 +126,10 @@ def test_file_then_command_line(tmp_path: Path) -> None:
         ("- a\n- b", "{}: must hold options"),
         ("a: [1\n", "{}, line 2: not YAML"),
         ("lr: 1\n b: 2", "{}, line 2: not YAML"),
+        ("name: a\nnames: [b]", "{}: names is given twice, the second time as 'names'"),
+        ("save-images: true\nlr: 1\nsave_images: false", "{}: save_images is given twice, the second time as 'save_i"),
+        ("lr: 1\nlimit: 2\nlr: 3", "{}, line 3: 'lr' is given twice"),
+        ("extra: {a: 1, b: {c: 1, c: 2}}", "{}, line 1: 'c' is given twice"),
     ],
 )
 def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
@@ -169,6 +188,26 @@ def test_demo_starts_from_its_recipe() -> None:
     assert len(options.evaluate.tasks) > 3
     with pytest.raises(ConfigError, match=r"unknown option --adapt\.epoch; did you mean --adapt\.epochs\?"):
         parse(demo.COMMAND, ["--adapt.epoch", "1"])
+
+
+def test_help_of_the_demo_shows_its_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")  # no explanation is folded
+    assert parse(demo.COMMAND, ["--help"]) is None
+    blocks = {block.split()[0]: " ".join(block.split()) for block in capsys.readouterr().out.split("\n  --")[1:]}
+    for option, told in (
+        ("adapt.lr", "(default: 0.0002)"),
+        ("adapt.epochs", "(default: 3)"),
+        ("adapt.threat", "(default: linf:4/255:native)"),
+        ("adapt.method_options", "for example --adapt.method_options.scale 20. (default: scale 20)"),
+        ("evaluate.tasks", "(default: world-compositions, world-unseen, world-shape,"),
+        ("evaluate.seed", "the images that --evaluate.limit keeps;"),
+        ("run", "(default: runs/demo)"),
+    ):
+        assert told in blocks[option]
+    assert parse(adapt.COMMAND, ["--help"]) is None
+    printed = capsys.readouterr().out
+    assert "for example --method_options.scale 20.\n" in printed
+    assert "(default: 1e-05)" in printed
 
 
 def test_run_folder_is_the_same_for_the_same_command() -> None:

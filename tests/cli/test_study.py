@@ -88,6 +88,7 @@ def test_interrupted(zsrobust: Zsrobust, recipe: Path, monkeypatch: pytest.Monke
         (["small.yaml", "--only", "los=clean"], "--only: unknown axis 'los'; did you mean 'loss'?"),
         (["small.yaml", "--only", "loss"], "--only loss is not of the form AXIS=LEVEL"),
         (["small.yaml", "--adapt.epoch", "3"], "small: adapt: unknown option of adapt 'epoch'; did you mean 'epochs'?"),
+        (["small.yaml", "--adapt.method", "coadv"], "small: --adapt.method: level TeCoA of axis loss sets it"),
         (["small.yaml", "--adapt.lr", "1e-4"], "small: adapt, or --adapt.lr, sets lr, which tune chooses: leave one"),
         (["small.yaml", "--evaluate.rows", "0"], "small: evaluate: rows must be at least 1, not 0"),
         (["small.yaml", "--evaluate.batch_size", "-2"], "small: evaluate: batch_size must be at least 1, not -2"),

@@ -7,6 +7,7 @@ asked for is imported, and torch only once its options are known to be right: he
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A warning is a remark to whoever reads the terminal, not a line of source code.
     warnings.formatwarning = lambda message, *_: f"zsrobust: note: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow that the terminal's encoding has not; stderr does so anyway
     with one_voice():
         return _guarded(arguments)
 
@@ -69,6 +72,10 @@ def _guarded(arguments: list[str]) -> int:
         # Python flushes standard output once more when it exits, which would complain.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return PIPE_CLOSED
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return PIPE_CLOSED  # rich takes BrokenPipeError for its own and ends the program
     except OfOneProcess as error:
         traceback.print_exc()  # into its log
         aloud(f"zsrobust: error: {error}")
@@ -90,6 +97,8 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[0:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return OK

@@ -9,6 +9,7 @@ from typing import Literal
 
 from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.cli.outputs import file_to_write
+from zsrobust.cli.settings import check_steps
 from zsrobust.errors import ConfigError
 
 
@@ -32,8 +33,9 @@ class AttackOptions:
     model: str = "tiny"
     """Model: a name (see 'zsrobust ls models'), a folder (of a model, or a run of 'zsrobust adapt') or a hub id."""
     threat: str = "linf:4/255:native"
-    """What may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), and native (the image's own
-    size if it is square and at most 224, else a 224 crop) or model (the model's input size)."""
+    """What may change: NORM:EPS[:SPACE] with linf or l2, EPS in pixel range 0..1 (4/255), or patch (with --attack
+    patch), EPS a part of the area (0.05); and native (the image's own size if it is square and at most 224, else a 224
+    crop) or model (the model's input size)."""
     attack: str = "pgd:50"
     """Attack, NAME[:WORD][:option=value] (see 'zsrobust ls attacks'). A suite's attacks run until one succeeds."""
     mode: Literal["exact", "fast", "float32"] = "exact"
@@ -79,6 +81,7 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--seed {options.seed} must not be negative")
     image = Path(options.image).expanduser()
     out, beside = _places(options.out, image)
+    check_steps(options.steps, [options.attack], AttackOptions.attack, "--attack")
     from zsrobust.api import resolve_attacks
     from zsrobust.cli.attack_words import tell, write
     from zsrobust.models import load_model, what_was_found

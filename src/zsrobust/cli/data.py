@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from zsrobust.cli.command import Command
@@ -25,8 +25,8 @@ class DataOptions:
     """Check the data of tasks: is it there, complete, with the right classes, and readable?
 
     'data check' looks for each task where 'evaluate' would, compares the number of images and the class names with the
-    task's TOML, decodes some images, and prints the fingerprint that results store. What is missing is listed with the
-    ways to get it. Exit status 0: all is well; 1: something is missing or wrong.
+    task's TOML, decodes some images, and prints the fingerprint that results store. Below are the ways to get what is
+    missing, and how a task compares with the paper's. Exit status 0: all is well; 1: something is missing or wrong.
     """
 
     words: list[str] = field(default_factory=list)
@@ -58,6 +58,7 @@ class Finding:
         cells: Images, classes, fingerprint and place, as the table shows them.
         advice: (what, how) to get the data.
         unverified: Keys of the TOML whose value nobody saw in a source.
+        paper: How the task compares with the paper's, as its TOML says.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Finding:
     cells: tuple[str, ...] = ()
     advice: tuple[tuple[str, str], ...] = ()
     unverified: tuple[str, ...] = ()
+    paper: str = ""
 
 
 def run(options: DataOptions) -> int:
@@ -79,7 +81,7 @@ def run(options: DataOptions) -> int:
     print(f"  {'task':<{width}}  {_row(('images', 'classes', 'fingerprint', 'where'))}")
     findings = []
     for name, spec in zip(names, specs, strict=True):
-        findings.append(_check(name, spec, options))
+        findings.append(replace(_check(name, spec, options), paper=" ".join(spec.paper.split())))
         _tell(findings[-1], width)
     return _summary(findings)
 
@@ -172,7 +174,8 @@ def _tell(finding: Finding, width: int) -> None:
 def _summary(findings: Sequence[Finding]) -> int:
     wrong = [finding for finding in findings if finding.problem]
     for finding in findings:
-        lines = [*finding.advice, *([("unverified", ", ".join(finding.unverified))] if finding.unverified else [])]
+        about = (("paper", finding.paper), ("unverified", ", ".join(finding.unverified)))
+        lines = [*finding.advice, *((what, words) for what, words in about if words)]
         if lines:
             print(f"\n{finding.name}")
         for what, how in lines:

@@ -8,7 +8,7 @@ from pathlib import Path
 from zsrobust.cli.adapt import AdaptOptions
 from zsrobust.cli.command import Command, also
 from zsrobust.cli.parsing import dump
-from zsrobust.cli.settings import AdaptSettings, EvaluateSettings
+from zsrobust.cli.settings import DEFAULT_ATTACK, AdaptSettings, EvaluateSettings, check_steps
 
 
 @dataclass(kw_only=True)
@@ -40,6 +40,7 @@ COMMAND = Command(
 
 def run(options: DemoOptions) -> None:
     """Hands over to :func:`zsrobust.demo.demo`."""
+    check_steps(options.evaluate.steps, options.evaluate.attacks, DEFAULT_ATTACK, "--evaluate.attacks")
     from zsrobust.demo import ADAPTED, demo
 
     folder = Path(options.run).expanduser()

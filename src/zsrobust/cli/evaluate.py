@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from zsrobust.cli.command import WHOLE, Command, also
 from zsrobust.cli.naming import LATER, run_folder
 from zsrobust.cli.parsing import dump
-from zsrobust.cli.settings import EvaluateSettings
+from zsrobust.cli.settings import DEFAULT_ATTACK, EvaluateSettings, check_steps
 from zsrobust.errors import ConfigError
 
 
@@ -55,6 +55,7 @@ def run(options: EvaluateOptions) -> None:
         raise ConfigError("no model given: zsrobust evaluate MODEL --tasks A,B (for example: tiny)")
     if not options.tasks:
         raise ConfigError("no task given: --tasks A,B ('zsrobust ls tasks' lists them)")
+    check_steps(options.steps, options.attacks, DEFAULT_ATTACK, "--attacks")
     from zsrobust.jobs import evaluate_job
     from zsrobust.report import terminal
 

@@ -17,7 +17,8 @@ def read(spec: str, options: Mapping[str, Option]) -> dict[str, Any]:
 
     Raises:
         UnknownName: neither a file nor a recipe.
-        ConfigError: not readable, not YAML, not a mapping, or a key that the command does not have.
+        ConfigError: not readable, not YAML, not a mapping, or a key that the command does not have, or that is there
+            twice, by its other name too.
     """
     if looks_like_file(spec) or Path(spec).exists():
         text = text_of(Path(spec).expanduser(), "configuration file")
@@ -41,6 +42,8 @@ def _checked(content: Mapping[Any, Any], options: Mapping[str, Option], spec: st
         if key not in here:
             place = f"key of '{prefix[:-1]}'" if prefix else "key"
             raise ConfigError(f"{spec}: {UnknownName(place, str(written), here)}")
+        if key in checked:
+            raise ConfigError(f"{spec}: {prefix}{key} is given twice, the second time as '{written}'")
         known = options.get(prefix + key)
         if known is None:
             if not isinstance(value, dict):

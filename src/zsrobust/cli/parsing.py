@@ -28,8 +28,13 @@ class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         default = getattr(action.default, "value", action.default)
         if default is None or isinstance(default, bool) or default in (argparse.SUPPRESS, [], {}):
             return action.help or ""
-        shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{action.help} (default: {shown.replace('%', '%%')})"
+        return f"{action.help} (default: {_shown(default).replace('%', '%%')})"
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, dict):
+        return ", ".join(f"{name} {value}" for name, value in default.items())
+    return ", ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 def parse(command: Command, argv: Sequence[str]) -> Any:
@@ -44,10 +49,12 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
     words = tokens.read(command, options, argv)
     parser = _parser(command, options)
     if words.help:
+        _start_from(parser, files.read(command.base, options) if command.base else {})
         print(parser.format_help(), end="")
         return None
-    configs = {spec: files.read(spec, options) for spec in ([command.base] if command.base else []) + words.configs}
-    arguments = [f"--config={json.dumps(content)}" for content in configs.values()]
+    specs = [*([command.base] if command.base else []), *words.configs]
+    configs = [(spec, files.read(spec, options)) for spec in specs]
+    arguments = [f"--config={json.dumps(content)}" for _, content in configs]
     arguments += tokens.for_jsonargparse(options, words.values)
     try:
         namespace = parser.parse_args(arguments)
@@ -88,10 +95,24 @@ def _parser(command: Command, options: Mapping[str, Option]) -> ArgumentParser:
         if any(name.startswith(f"{action.dest}.") for name in options):
             action.help = argparse.SUPPRESS  # jsonargparse's option for a whole group
         if known is not None:
+            action.help = _with_prefix(action.help or "", action.dest, options)
             action.option_strings = action.option_strings[:1]
             action.metavar = _metavar(known)
             action.choices = None
     return parser
+
+
+def _with_prefix(text: str, name: str, options: Mapping[str, Option]) -> str:
+    """Options that an explanation names, as they are called beside ``name``: ``--adapt.limit`` for ``--limit``."""
+    prefix = name[: name.rfind(".") + 1]
+    return re.sub(r"--(\w+)", lambda found: f"--{prefix}{found[1]}" if prefix + found[1] in options else found[0], text)
+
+
+def _start_from(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
+    """Makes what a recipe says the defaults that the help shows; whoever parses gives the recipe itself."""
+    for action in parser._actions:
+        value = _look_up(content, action.dest)
+        action.default = action.default if value is None else value
 
 
 def _wrapped(text: str) -> str:
@@ -122,7 +143,7 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def _mistake(
-    message: str, options: Mapping[str, Option], words: tokens.Words, configs: Mapping[str, Mapping[str, Any]]
+    message: str, options: Mapping[str, Option], words: tokens.Words, configs: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> ConfigError:
     """Jsonargparse's message about a value, in one line that names the option, the value and what is allowed."""
     match = re.search(r'key "([\w.]+)"', message)
@@ -132,7 +153,7 @@ def _mistake(
     if known.name in words.values:
         given = ",".join(words.values[known.name])
         return ConfigError(f"option --{known.name} must be {in_words(known.hint)}, not '{given}'")
-    for spec, content in reversed(list(configs.items())):
+    for spec, content in reversed(configs):
         value = _look_up(content, known.name)
         if value is not None:
             return ConfigError(f"{spec}: {known.name} must be {in_words(known.hint)}, not {value!r}")

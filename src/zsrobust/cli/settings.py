@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zsrobust.cli.command import WHOLE, also
+from zsrobust.errors import ConfigError
+
+DEFAULT_ATTACK = "pgd:20"
 
 
 @dataclass(kw_only=True)
@@ -98,7 +102,7 @@ class EvaluateSettings:
     """Tasks: names (see 'zsrobust ls tasks') or a suite such as paper15 (see 'zsrobust ls suites'), TOML files, a
     folder of TOML files, or folders with one folder of images a class; a,b is two. digits@noise-3 is a task under a
     natural corruption at strength 3 of 5."""
-    attacks: list[str] = field(default_factory=lambda: ["pgd:20"], metadata=also("attack"))
+    attacks: list[str] = field(default_factory=lambda: [DEFAULT_ATTACK], metadata=also("attack"))
     """Attacks (see 'zsrobust ls attacks'), each NAME[:WORD][:option=value]; what counts as robust survives all."""
     mode: Literal["exact", "fast", "float32"] = "exact"
     """exact (every attack in float32; in the standard suites a bfloat16 scout goes ahead, to save time), fast
@@ -150,3 +154,14 @@ class EvaluateSettings:
     compile: bool = False
     """Compile the bfloat16 passes (torch.compile; minutes at the start, made for GPUs). Float32 has the last word and
     is never compiled. Part of the result."""
+
+
+def check_steps(steps: int | None, attacks: Sequence[str], default: str, option: str) -> None:
+    """Refuses ``--steps`` beside the default attack, which says its own, with what to write.
+
+    Raises:
+        ConfigError: ``attacks`` are only the ``default``; ``option`` is what names another.
+    """
+    if steps is not None and list(attacks) == [default]:
+        name = default.partition(":")[0]
+        raise ConfigError(f"steps {steps}: the attack {default} has its own in its name; write {option} {name}:{steps}")

@@ -39,7 +39,7 @@ class StudyOptions:
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda, cuda:1 or mps."""
     adapt: dict[str, Any] = field(default_factory=dict)
-    """Other options of adapt than the recipe's shared ones, for example --adapt.limit 300."""
+    """Other options of adapt than the recipe's shared ones, for example --adapt.limit 300; not what a level sets."""
     evaluate: dict[str, Any] = field(default_factory=dict)
     """Likewise of evaluate, for example --evaluate.limit 50."""
 
@@ -63,10 +63,13 @@ def run(options: StudyOptions) -> int:
         raise ConfigError("no study given: zsrobust study RECIPE ('zsrobust ls studies' lists the shipped ones)")
     only = _levels(options.only)
     document = None if options.document is None else file_to_write("--document", options.document)
+    from zsrobust.study.overrides import check_heeded
     from zsrobust.study.recipe import read
     from zsrobust.study.runner import study
 
     recipes = [read(spec, adapt=options.adapt, evaluate=options.evaluate) for spec in options.recipes]
+    for recipe in recipes:
+        check_heeded(recipe, options.adapt, recipe.selection(only, "--only"))
     names = [recipe.name for recipe in recipes]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"study '{twice[0]}' is given twice")

@@ -139,9 +139,17 @@ def _typed(text: str) -> Any:
 
 
 def _one(known: Option, written: Sequence[str]) -> str:
-    if known.kind != "list" or written[-1].startswith("["):
+    if known.kind != "list":
         return written[-1]
-    return json.dumps([item for text in written for item in split(text, commas=known.commas)])
+    return json.dumps([item for text in written for item in _items(text, known)])
+
+
+def _items(text: str, known: Option) -> Sequence[Any]:
+    """What ``a,b`` or ``[a, b]`` lists; a template may begin with a bracket and be no list."""
+    listed = _typed(text) if text.startswith("[") else None
+    if isinstance(listed, list) and all(isinstance(one, str | int | float) for one in listed):
+        return listed
+    return split(text, commas=known.commas)
 
 
 def split(text: str, *, commas: bool = True) -> list[str]:
