@@ -372,6 +372,9 @@ def test_a_fingerprint_tells_weights_apart_also_without_the_encoders_help() -> N
     prints = [fingerprint_of(one) for one in plain]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4
+    knows_its_classes_alone: Any = Plain()
+    knows_its_classes_alone.encode_texts = {}.__getitem__
+    assert fingerprint_of(knows_its_classes_alone) not in prints
     module = Module()
     module.words = torch.nn.Parameter(torch.zeros(2))  # no answer to the fixed text depends on it
     before = fingerprint_of(module)

@@ -111,6 +111,8 @@ def test_what_is_adapted_from_a_mixture_is_none(clip: HuggingFaceEncoder, robust
     assert found.provenance["adapted_on"] == ["blobs"]
     assert "mixture" not in summary(found.provenance, "random-clip")
     assert "mixture" in summary(half.provenance, "random-clip")
+    again = adapt(found, task=task(8), attack=PGD(Threat("linf", "1/255"), 1), epochs=1, batch_size=8, progress=False)
+    assert again.provenance["base_adaptation"] == found.provenance["adaptation"]  # or nobody would know of it
 
 
 def test_an_encoder_of_another_package_is_mixed_as_well() -> None:

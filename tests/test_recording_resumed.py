@@ -104,6 +104,17 @@ def test_each_budget_has_its_own_alarm(encoder: Toy, blobs: Task, tmp_path: Path
     assert doubted == {twice, "linf:200/255:native", "l2:100.0:native"}
 
 
+def test_an_alarm_on_all_budgets_of_a_model_gives_way_to_that_on_each(
+    encoder: Toy, blobs: Task, tmp_path: Path
+) -> None:
+    evaluate(encoder, blobs, threat=["linf:1/255", "linf:200/255"], run=tmp_path, **WEAK)
+    told = header(tmp_path)
+    told["flags"] = [{"name": "budget-unit", "model": encoder.name, "text": "of an earlier version"}]
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    found = names(evaluate(encoder, blobs, threat=["linf:1/255", "linf:200/255"], run=tmp_path, **WEAK))
+    assert found == {"linf:1/255:native": [], "linf:200/255:native": ["budget-unit"]}
+
+
 def test_an_l2_budget_is_judged_by_the_images_of_the_task(encoder: Toy, tmp_path: Path) -> None:
     small, large = (labelled_by(encoder, task(4, size=size, name=f"of {size}")) for size in (6, 40))
     evaluate(encoder, [large, small], threat="l2:3.0", run=tmp_path, **WEAK)

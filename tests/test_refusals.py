@@ -81,11 +81,13 @@ def test_class_names_that_only_look_different_are_refused_before_the_first_pass(
 
 
 def test_seeds_of_numpy_are_seeds(tmp_path: Path) -> None:
-    for name, seed in (("plain", 3), ("numpy", np.int64(3)), ("several", np.arange(3, 4))):
+    for name, seed in (("plain", 3), ("numpy", np.int64(3)), ("several", np.arange(3, 4)), ("array", np.array(3))):
         zr.evaluate(ENCODER, FIRST, attacks="pgd:1", seed=seed, run=tmp_path / name)  # type: ignore[arg-type]
         assert json.loads((tmp_path / name / "run.json").read_text())["seeds"] == [3]
-    plain, *others = ((tmp_path / name / "records.jsonl").read_text() for name in ("plain", "numpy", "several"))
-    assert others == [plain, plain]
+    plain, *others = (
+        (tmp_path / name / "records.jsonl").read_text() for name in ("plain", "numpy", "several", "array")
+    )
+    assert others == [plain] * 3
     for seed in (1.5, "3", [0, None]):
         with pytest.raises(ConfigError, match=r"^seed must be a whole number, or several, not "):
             zr.evaluate(ENCODER, FIRST, attacks="pgd:1", seed=seed)  # type: ignore[arg-type]
@@ -95,4 +97,6 @@ def test_a_threat_beside_attack_objects_is_refused() -> None:
     attack = zr.PGD(zr.Threat("linf", "1/255"), 1)
     with pytest.raises(ConfigError, match=r"^threat was given, but attack objects have their own: leave it out"):
         zr.evaluate(ENCODER, FIRST, attacks=attack, threat=["linf:16/255", "linf:32/255"])
-    assert [row.threat for row in zr.evaluate(ENCODER, FIRST, attacks=attack).summary.rows] == ["linf:1/255:native"]
+    for said in ({}, {"threat": "linf:1/255"}):  # the same again does no harm
+        found = zr.evaluate(ENCODER, FIRST, attacks=attack, **said)  # type: ignore[arg-type]
+        assert [row.threat for row in found.summary.rows] == ["linf:1/255:native"]

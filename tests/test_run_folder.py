@@ -148,6 +148,7 @@ def test_a_folder_is_claimed_until_the_end_by_whoever_may(tmp_path: Path) -> Non
         pass
     with claimed(tmp_path / "run", kind="evaluate"):
         pass
+    assert not (tmp_path / "run").exists()  # nothing came of it
     (tmp_path / "adapted" / "checkpoints").mkdir(parents=True)
     with pytest.raises(RunError, match="holds a run of 'adapt'"), claimed(tmp_path / "adapted", kind="evaluate"):
         pass

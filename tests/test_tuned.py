@@ -169,6 +169,20 @@ def test_what_the_first_process_knows_of_a_run_holds_where_the_folder_is_not_see
     assert asked == []
 
 
+def test_in_a_run_of_two_attentions_each_model_keeps_its_own(
+    tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = timed(monkeypatch, lambda encoder, rows: 1.0)
+    models = [{"name": "another", "attention": "sdpa"}, {"name": tiny.name, "attention": "eager"}]
+    before = {"rows": 24, "attention": "eager, sdpa", "models": models}
+    with tuned.tuned([tiny], before, rows="auto", attention="auto"):
+        assert tiny.attention == "eager"
+    assert asked == []
+    with tuned.tuned([tiny], {**before, "models": models[:1]}, rows="auto", attention="auto"):
+        pass
+    assert asked  # a model that is new in the run is measured
+
+
 def test_by_default_nothing_is_measured_or_changed(tiny: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = timed(monkeypatch, lambda encoder, rows: 1.0)
     with tuned.tuned([tiny], {}, rows=32) as rows:

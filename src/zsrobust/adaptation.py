@@ -344,8 +344,9 @@ def _finished(adapted: Encoder, base: Encoder, task: Task, configuration: Mappin
     switches.set_compiled(adapted, "none")
     model.zero_grad(set_to_none=True)
     before = dict(base.provenance)
-    if "interpolation" in before:  # what is adapted now came from a mixture and is none itself
-        before["base_interpolation"] = before.pop("interpolation")
+    for key in ("interpolation", "adaptation"):  # what is adapted now came from a mixture, or was adapted before
+        if key in before:
+            before[f"base_{key}"] = before.pop(key)
     history: list[Any] = [*before.get("adapted_on", []), task.name]  # type: ignore[misc]
     method: Any = configuration["method"]
     tuning: Any = configuration["tuning"]

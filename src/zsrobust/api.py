@@ -359,7 +359,7 @@ def resolve_attacks(
         if not any(leaves_open(name, option) for name in names):
             asked = f"'{', '.join(names)}'" if names else "attack objects"
             raise ConfigError(f"{option} was given, but {asked} cannot take it, or set it already")
-    if threat is not None and parts and not names:
+    if threat is not None and parts and not names and {part.threat for part in parts} != set(balls):  # type: ignore[union-attr]
         raise ConfigError("threat was given, but attack objects have their own: leave it out, or give attacks by name")
     found: list[Asked] = []
     for part in parts:

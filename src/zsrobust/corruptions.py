@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zsrobust.distributed import world
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, RunError
 from zsrobust.evaluation import BATCH_SIZE, device_of
@@ -157,6 +158,8 @@ def corrupted_accuracy(
     ]
     device = device_of(models[0])
     fixed = {"space": "native", "precision": "float32", "rows": rows, "device": device.type}
+    if not world().alone:
+        raise ConfigError("this cannot be shared by several processes: start it without torchrun")
     with claimed(Path(run), kind="corruptions"):
         folder = RunFolder(run, kind="corruptions", settings=fixed)
         for encoder in models:  # all are compared with the run before the first is measured

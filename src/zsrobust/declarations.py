@@ -126,6 +126,8 @@ def _doubt_budgets(run: RunFolder, encoder: Encoder, task: Task, threats: Collec
         pixels = to_pixels(task.images([0]))
     except UnreadableImage:
         return  # the evaluation will come to that image, and say so
+    # In runs of earlier versions it stands for the model as a whole.
+    run.flag_again({"name": "budget-unit", "model": encoder.name}, None)
     for threat in sorted(threats, key=Threat.describe):
         subject = Subject(encoder.encode_pixels, pixels, torch.zeros(1, dtype=torch.int64), threat)
         for alarm in budget.check(subject):

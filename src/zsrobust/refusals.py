@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from zsrobust.attacks.binding import Asked
 from zsrobust.distributed import world
@@ -78,8 +77,11 @@ def whole_seeds(seed: object) -> list[int]:
         ConfigError: something is no whole number.
     """
     try:
-        given: Iterable[Any] = seed if isinstance(seed, Iterable) else [seed]
-        return [operator.index(one) for one in given]
+        return [operator.index(seed)]  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    try:
+        return [operator.index(one) for one in seed]  # type: ignore[attr-defined]
     except TypeError:
         raise ConfigError(f"seed must be a whole number, or several, not {seed!r}") from None
 

@@ -23,6 +23,7 @@ FORMAT = "zsrobust.run/1"
 _DERIVED = ("fingerprint", "fingerprint_images")  # named last: what made them differ says more
 _LATER = ("compile",)  # settings that runs of earlier versions do not say
 _PLACES: Mapping[str, frozenset[str]] = {"tasks": frozenset({"source"})}  # the same images elsewhere are the same ones
+_LOCK = ".evaluate.lock"
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
 
@@ -77,16 +78,28 @@ def check_kind(path: Path, kind: str) -> None:
 def claimed(path: Path, *, kind: str) -> Iterator[None]:
     """Makes the run folder and keeps it for this process until the end: two would overwrite each other's ``run.json``.
 
+    A folder in which nothing came to be, because something was refused, is removed.
+
     Raises:
         RunError: another process has it, it holds the run of another command, or it cannot be written.
     """
     check_kind(path, kind)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        stream = (path / ".evaluate.lock").open("ab")
+        stream = (path / _LOCK).open("ab")
     with stream:
         lock(stream, path)
-        yield
+        try:
+            yield
+        finally:
+            _remove_if_nothing_came(path)
+
+
+def _remove_if_nothing_came(path: Path) -> None:
+    with suppress(OSError):
+        if [one.name for one in path.iterdir()] == [_LOCK]:
+            (path / _LOCK).unlink()
+            path.rmdir()
 
 
 def _kinds(path: Path) -> list[str]:

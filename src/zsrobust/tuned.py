@@ -251,18 +251,26 @@ def tuned(
             number = int(kept) if kept else _for_all(lambda: min(best_rows(one, passes=passes) for one in encoders))
         else:
             number = rows
+        wanted = [attention] * len(encoders)
         if attention == "auto":
-            attention = before.get("attention") or _for_all(
-                lambda: best_attention(encoders[0], rows=number, passes=passes)
-            )
-        for model in map(switches.inside, encoders):
-            if model is not None and attention in ATTENTIONS and model.attention != attention:
-                model.set_attention(attention)
+            wanted = [_attention_of(encoder, before) for encoder in encoders]
+            if None in wanted:
+                faster = _for_all(lambda: best_attention(encoders[0], rows=number, passes=passes))
+                wanted = [kept or faster for kept in wanted]
+        for model, one in zip(map(switches.inside, encoders), wanted, strict=True):
+            if model is not None and one in ATTENTIONS and model.attention != one:
+                model.set_attention(one)
         if compile and before.get("compile", True):
             _compile(encoders, compiled, number, passes)
         elif compile and world().main:
             warnings.warn("compile changes nothing: this run was begun without it, and goes on so", stacklevel=3)
         yield number
+
+
+def _attention_of(encoder: Encoder, before: Mapping[str, Any]) -> str | None:
+    """What an encoder had in the run, else what all of the run had; None where neither is told."""
+    same = (entry for entry in before.get("models", []) if entry["name"] == encoder.name)
+    return next((had for told in (*same, before) if (had := told.get("attention")) in ATTENTIONS), None)
 
 
 def _compile(encoders: Sequence[Encoder], which: str, rows: int, passes: Passes) -> None:

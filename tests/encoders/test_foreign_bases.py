@@ -59,6 +59,7 @@ def test_a_tower_of_another_size_opens_its_base_at_that_size(base: Path, model: 
         assert isinstance(opened, HuggingFaceEncoder)
         assert opened.fingerprint() == large.fingerprint()
         assert ", opened at 48 pixels" in what_was_found(opened)
+        assert opened.provenance["resized"] == large.provenance["resized"]  # whom a report pairs it with
     assert load(tmp_path / "both.pt", base=base, size=48).input_size == (48, 48)
     for size in (64, 32):
         with pytest.raises(ModelError, match="size=48 opens the base"):

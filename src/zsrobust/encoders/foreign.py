@@ -315,6 +315,8 @@ def _on_base(
     ]
     if "license" in source.provenance:
         story["base_license"] = source.provenance["license"]
+    if "resized" in encoder.provenance:
+        story["resized"] = encoder.provenance["resized"]
     encoder.provenance = story
     found = _named(where, lambda: with_prompt(encoder, contents.prompts)) if contents.prompts else encoder
     found.name = name

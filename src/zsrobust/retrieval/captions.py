@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zsrobust.errors import DataError
 from zsrobust.geometry import Geometry
 from zsrobust.tasks import Task
+from zsrobust.tasks.images import ORIENTATION
 from zsrobust.tasks.loader import NATIVE_SIDE
 from zsrobust.tasks.source import Source
 
@@ -159,7 +160,7 @@ def _size(source: Source, row: int) -> tuple[int, int]:
         from PIL import Image
 
         with suppress(Exception), Image.open(io.BytesIO(source.content(row))) as head:
-            if head.width == head.height:  # else it matters how the camera was held
+            if head.width == head.height or head.getexif().get(ORIENTATION, 1) < 5:  # from 5 on it lies on its side
                 return head.height, head.width
     image = source.image(row)
     return image.height, image.width
