@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,6 +58,20 @@ def test_frozen_weights_are_as_they_were_afterwards_also_after_an_error() -> Non
 def test_what_has_no_weights_can_be_frozen() -> None:
     with frozen(lambda pixels: pixels):
         pass
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_float32_only_also_where_tf32_was_set_by_place() -> None:
+    place: Any = torch.backends.cuda.matmul
+    before = place.fp32_precision
+    try:
+        place.fp32_precision = "tf32"
+        with float32_only(CPU):
+            assert place.fp32_precision == "ieee"
+        assert place.fp32_precision == "tf32"
+    finally:
+        place.fp32_precision = before
+    torch.get_float32_matmul_precision()  # as a whole it can be read again
 
 
 def test_float32_only_switches_autocast_and_tf32_off_and_back() -> None:

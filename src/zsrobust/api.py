@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
+
 from zsrobust.attacks import leaves_open, parse
 from zsrobust.attacks.base import Attack
-from zsrobust.attacks.binding import Asked, carry, check_classes, check_defended
+from zsrobust.attacks.binding import Asked, carry
 from zsrobust.attacks.oblivious import Oblivious
 from zsrobust.attacks.options import Mode
 from zsrobust.attacks.pgd import PGD
@@ -54,6 +56,8 @@ class Evaluation:
         return str(self.summary)
 
 
+@torch.inference_mode(False)  # somebody else's must not reach the attacks, which need gradients
+@torch.enable_grad()
 def evaluate(
     model: Encoder | str | Sequence[Encoder | str],
     tasks: str | Task | Sequence[str | Task],
@@ -142,8 +146,6 @@ def evaluate(
         queries=queries,
     )  # fmt: skip
     searches = carry(asked, partial(load_model, device=str(device_of(encoders[0]))))
-    check_defended(searches, encoders)
-    check_classes(searches, {one.name: len(one.class_names) for one in chosen})
     check_runnable(encoders, chosen, searches)
     me = world()
     if me.main:
@@ -287,7 +289,9 @@ def resolve_tasks(
     given = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     parts: list[str | Task] = []
     for one in given:
-        parts += [s.strip() for s in one.split(",") if s.strip()] if isinstance(one, str) else [one]
+        parts += _words(one) if isinstance(one, str) else [one]
+    classes, select = (_words(names) if isinstance(names, str) else names for names in (classes, select))
+    templates = [templates] if isinstance(templates, str) else templates
     wanted = {
         "classes": classes, "templates": templates, "select": select, "on_bad_image": on_bad_image != "stop",
     }  # fmt: skip
@@ -317,6 +321,10 @@ def resolve_tasks(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"task '{twice[0]}' is given twice")
     return found
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _expanded(spec: str) -> Sequence[str]:

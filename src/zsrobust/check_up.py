@@ -69,6 +69,8 @@ class Checkup:
         }
 
 
+@torch.inference_mode(False)  # somebody else's must not reach the attacks, which need gradients
+@torch.enable_grad()
 def sanity(
     encoder: Encoder,
     task: Task,

@@ -6,16 +6,20 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zsrobust.api import Evaluation, resolve_attacks, resolve_tasks
+from zsrobust.attacks.binding import carry
 from zsrobust.encoders import switches
+from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, RunError
 from zsrobust.jobs import adapt_job, evaluate_job, expand_threats, make_method, make_tuning, training_attack
 from zsrobust.methods.targets import check
 from zsrobust.models import load_model
 from zsrobust.recipe import Recipe
+from zsrobust.refusals import check_runnable
 from zsrobust.report import terminal
 from zsrobust.run_folder import FORMAT
 from zsrobust.tasks import task
@@ -45,7 +49,7 @@ def demo(*, run: Path, adapt: Mapping[str, Any], evaluate: Mapping[str, Any], fr
     attention = str(evaluate["attention"])
     base = load_model(str(adapt["model"]), device=str(adapt["device"]), attention=attention)
     if earlier:
-        _check_arguments(adapt, evaluate)
+        _check_arguments(base, adapt, evaluate)
         shutil.rmtree(run)
     threat, attacks = ", ".join(evaluate["threat"]), ", ".join(evaluate["attacks"])
     print(f"1/3  Evaluate {base.name}: {len(evaluate['tasks'])} tasks, clean and under {attacks} within {threat}")
@@ -84,8 +88,8 @@ def _check_own(run: Path) -> None:
         )
 
 
-def _check_arguments(adapt: Mapping[str, Any], evaluate: Mapping[str, Any]) -> None:
-    """Whether there is what the arguments name: a mistake in them must not cost the run that is there.
+def _check_arguments(base: Encoder, adapt: Mapping[str, Any], evaluate: Mapping[str, Any]) -> None:
+    """Whether there is what the arguments name and it can run: a mistake in them must not cost the run that is there.
 
     Raises:
         ZSRobustError: there is not.
@@ -101,13 +105,14 @@ def _check_arguments(adapt: Mapping[str, Any], evaluate: Mapping[str, Any]) -> N
     threats = expand_threats(evaluate["threat"], evaluate["eps"], evaluate["space"])
     options = {name: evaluate[name] for name in ("mode", "steps", "restarts", "targets", "queries")}
     step_size = None if evaluate["step_size"] is None else parse_eps(evaluate["step_size"], "step_size")
-    resolve_attacks(evaluate["attacks"], threats, step_size=step_size, **options)
+    asked = resolve_attacks(evaluate["attacks"], threats, step_size=step_size, **options)
     seed, rows = min(evaluate["seed"], default=-1), 1 if evaluate["rows"] == "auto" else evaluate["rows"]
     for name, value, least in (("seed", seed, 0), ("batch_size", evaluate["batch_size"], 1), ("rows", rows, 1)):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
-    resolve_tasks(
+    tasks = resolve_tasks(
         evaluate["tasks"], split=evaluate["split"], limit=evaluate["limit"], seed=seed,
         data=evaluate["data"], classes=evaluate["classes"], templates=evaluate["template"],
         select=evaluate["select"], on_bad_image=evaluate["on_bad_image"],
     )  # fmt: skip
+    check_runnable([base], tasks, carry(asked, partial(load_model, device=str(adapt["device"]))))

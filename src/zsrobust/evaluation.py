@@ -236,7 +236,8 @@ class _Batch:
         ids = [int(example) for example in self.task.ids[indices]]
         model, seed = who
         key = (model, seed, attack.name, attack.threat.describe())
-        for part, outcome in _found(attack, classifier, pixels, labels, seed, ids):
+        # An attack of one's own may write into what it is given; the budget is around the image as it was.
+        for part, outcome in _found(attack, classifier, pixels.clone(), labels.clone(), seed, ids):
             allowed, sizes = enforce(attack.threat, outcome.pixels, pixels[part])
             some = [ids[i] for i in part.tolist()]
             verdict = judge(classifier, allowed, labels[part], seed=seed, examples=some)

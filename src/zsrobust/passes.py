@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,12 +87,39 @@ def frozen_weights(weights: Sequence[nn.Parameter]) -> Iterator[None]:
 @contextmanager
 def float32_only(device: torch.device) -> Iterator[None]:
     """No autocast and no TF32 inside: what a verdict is computed with."""
-    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and a patch embedding is a convolution
+    restore = _switch_tf32_off()
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
+        restore()
+
+
+def _switch_tf32_off() -> Callable[[], None]:
+    """Returns what puts back what was."""
+    try:
+        before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # somebody set it by place, and torch lets nobody read it as a whole
+        return _switch_off_by_place()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and a patch embedding is a convolution
+
+    def restore() -> None:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+    return restore
+
+
+def _switch_off_by_place() -> Callable[[], None]:
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+    return restore

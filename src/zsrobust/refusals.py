@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsrobust.attacks.binding import Asked
+from zsrobust.attacks.binding import Asked, check_classes, check_defended
 from zsrobust.distributed import world
 from zsrobust.encoders.base import Encoder
 from zsrobust.errors import ConfigError, DataError
@@ -15,12 +15,20 @@ from zsrobust.tasks import Task
 
 
 def check_runnable(encoders: Sequence[Encoder], tasks: Sequence[Task], attacks: Sequence[Asked]) -> None:
-    """Whether all models can be evaluated on all tasks under all threats, in one run.
+    """Whether all models can be evaluated on all tasks under all attacks, in one run.
+
+    Args:
+        encoders: The models.
+        tasks: In their own geometry.
+        attacks: Attack × threat, with their sources.
 
     Raises:
-        ConfigError: a task of one class; models of other input images in ``model`` space; a patch of less than one
+        ConfigError: an attack that ignores a defence where there is none, or cannot run with a task's number of
+            classes; a task of one class; models of other input images in ``model`` space; a patch of less than one
             pixel; or class names that look alike and are the same text to a model.
     """
+    check_defended(attacks, encoders)
+    check_classes(attacks, {one.name: len(one.class_names) for one in tasks})
     for task in tasks:
         check_task(task)
     if any(attack.threat.space == "model" for attack in attacks):

@@ -66,6 +66,7 @@ class TextHead:
         return TextHead(self.class_names, self.templates, self.embeddings.to(device))
 
     @classmethod
+    @torch.inference_mode(False)  # what is remembered is for attacks too
     def build(
         cls,
         encoder: Encoder,

@@ -246,6 +246,7 @@ def tuned(
     with switches.as_before(encoders):
         for encoder in encoders:
             switches.set_compiled(encoder, "none")
+            switches.forget_lowered(encoder)
         if rows == "auto":
             kept = before.get("rows")
             number = int(kept) if kept else _for_all(lambda: min(best_rows(one, passes=passes) for one in encoders))

@@ -59,6 +59,8 @@ def test_fresh_demo(zsrobust: Zsrobust, command: list[object]) -> None:
         (["--evaluate.attacks", "pgdd"], "unknown attack 'pgdd'; did you mean 'pgd'"),
         (["--adapt.steps", "0"], "PGD needs at least 1 step, not 0"),
         (["--evaluate.rows", "0"], "rows must be at least 1, not 0"),
+        (["--evaluate.attacks", "transfer:nope"], "unknown model 'nope'"),
+        (["--evaluate.attacks", "oblivious:pgd:1"], "attack 'oblivious:pgd:1'"),
     ],
 )
 def test_fresh_demo_with_a_mistake_removes_nothing(

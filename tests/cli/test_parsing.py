@@ -53,7 +53,10 @@ def test_lists() -> None:
     assert toy('--names=["a, b", "c"]').names == ["a, b", "c"]
     assert toy("--names", "a", "--names", "[b, c]", "--names", "d,e").names == ["a", "b", "c", "d", "e"]
     assert toy("--names", "[b]", "--names", "a").names == ["b", "a"]
-    assert toy("--whole", "[x] {}", "--whole", "[{}]", "--whole", "[a").whole == ["[x] {}", "[{}]", "[a"]
+    assert toy("--whole", "[x] {}", "--whole", "[a").whole == ["[x] {}", "[a"]
+    for text in ("[{}]", "[a photo of a {}]", "[null]"):
+        with pytest.raises(ConfigError, match=r"^option --whole \[.*\]: no list of texts; quote what has \{\}"):
+            toy("--whole", text)
     assert toy("--whole", "[a, b]", "--whole", "c, d").whole == ["a", "b", "c, d"]
     assert repr(parse(evaluate.COMMAND, ["--eps", "[0, 4, 1/255]"]).eps) == "[0, 4, '1/255']"
 

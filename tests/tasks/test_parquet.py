@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from tests.tasks.tiny_data import PAPER, png, shows, table, write_parquet
 
@@ -67,6 +68,13 @@ def test_labels_that_are_names(tmp_path):
     with pytest.raises(DataError, match="no images of class 'auk' in the 'test' split"):
         task(tmp_path / "b")
     assert task(tmp_path / "b", select=["owl", "wren"]).labels.tolist() == [1, 0, 1]
+
+
+def test_a_split_without_labels_adds_no_class_to_the_others(tmp_path):
+    write_parquet(tmp_path / "b" / "validation.parquet", ["wren", "owl"])
+    write_parquet(tmp_path / "b" / "test.parquet", pa.array([None, None], pa.string()))
+    opened = task(tmp_path / "b", split="validation")
+    assert (opened.class_names, opened.labels.tolist()) == (("owl", "wren"), [1, 0])
 
 
 def test_labels_without_names_need_some(tmp_path):

@@ -149,6 +149,8 @@ def _items(text: str, known: Option) -> Sequence[Any]:
     listed = _typed(text) if text.startswith("[") else None
     if isinstance(listed, list) and all(isinstance(one, str | int | float) for one in listed):
         return listed
+    if text.startswith("[") and text.endswith("]"):
+        raise ConfigError(f"option --{known.name} {text}: no list of texts; quote what has {{}}, : or , in it")
     return split(text, commas=known.commas)
 
 

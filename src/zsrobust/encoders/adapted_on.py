@@ -13,24 +13,23 @@ from zsrobust.records import UNKNOWN
 
 
 def read(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of tasks: a sequence of them, or a text with commas as on the command line.
+    """The names of tasks: several of them, or a text with commas as on the command line.
+
+    Where one is a task of this package but for capitals and punctuation, that task is among them too: it may be what is
+    meant, or a folder of one's own, and a report must not call either zero-shot.
 
     Raises:
-        ConfigError: No names; or one that is a task of this package but for capitals and punctuation, which a report
-            would take for another task and so call the training task zero-shot.
+        ConfigError: No names.
     """
     listed: Any = given
     if isinstance(given, str):
         listed = [part for part in given.split(",") if part.strip()] or [""]
-    if not isinstance(listed, Iterable) or not all(isinstance(name, str) and name.strip() for name in listed):
+    listed = tuple(listed) if isinstance(listed, Iterable) else (None,)
+    if not all(isinstance(name, str) and name.strip() for name in listed):
         raise ConfigError(f"adapted_on={given!r} is no name of a task and no list of names, as in ['imagenet']")
-    names = tuple(name.strip() for name in listed)
     known = {_letters(task): task for task in (UNKNOWN, *_tasks())}
-    for name in names:
-        meant = known.get(_letters(name), name)
-        if name != meant:
-            raise ConfigError(f"adapted_on has '{name}': the task is called '{meant}'")
-    return names
+    names = [name.strip() for name in listed]
+    return tuple(dict.fromkeys(one for name in names for one in (name, known.get(_letters(name), name))))
 
 
 def _letters(name: str) -> str:

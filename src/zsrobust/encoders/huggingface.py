@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,7 +83,7 @@ class HuggingFaceEncoder(nn.Module):
         for key in ("mean", "std"):
             values = torch.tensor(getattr(preprocessing, key), dtype=torch.float32)
             self.register_buffer(key, values.view(1, 3, 1, 1), persistent=False)
-        self._inside: Any = None
+        self._inside: dict[int, Any] = {}  # by thread: another one's verdicts are computed in float32 meanwhile
         self._lower = Lowered(model)
         self._tower = CompiledTower()
         self.requires_grad_(False)
@@ -140,10 +141,11 @@ class HuggingFaceEncoder(nn.Module):
 
         ``tokens (L, P, W)`` are prompts, as :func:`zsrobust.encoders.tower.features` takes them.
         """
-        if self._inside is None:
+        lowered = self._inside.get(get_ident())
+        if lowered is None:
             return self._tower(self.model, image, tokens, lowered=False)
         with torch.autocast(image.device.type, enabled=False):
-            return self._tower(self._inside, image.bfloat16(), tokens, lowered=True).float()
+            return self._tower(lowered, image.bfloat16(), tokens, lowered=True).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """:meth:`encode_pixels`, so that hooks and ``DistributedDataParallel`` see the call."""
@@ -188,11 +190,15 @@ class HuggingFaceEncoder(nn.Module):
     @contextmanager
     def lowered(self) -> Iterator[None]:
         """Inside, :meth:`encode_pixels` runs a bfloat16 copy of the visual tower: fast and rough."""
-        self._inside = self._lower.tower(weight for _, weight in self.visual_parameters())
+        self._inside[get_ident()] = self._lower.tower(weight for _, weight in self.visual_parameters())
         try:
             yield
         finally:
-            self._inside = None
+            self._inside.pop(get_ident(), None)
+
+    def forget_lowered(self) -> None:
+        """The next :meth:`lowered` copies the weights anew: edits through ``weight.data`` leave no trace."""
+        self._lower = Lowered(self.model)
 
     def fingerprint(self) -> str:
         """sha256 over all weights, both towers' function and the preprocessing; about a second per gigabyte."""

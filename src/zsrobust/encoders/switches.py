@@ -36,6 +36,13 @@ def compiled(encoders: Sequence[Encoder]) -> bool:
     return any(one is not None and one.compiled != "none" for one in map(inside, encoders))
 
 
+def forget_lowered(encoder: Encoder) -> None:
+    """A bfloat16 copy of the model inside is made anew when it is next asked for."""
+    model = inside(encoder)
+    if model is not None:
+        model.forget_lowered()
+
+
 def set_compiled(encoder: Encoder, passes: str) -> None:
     """Which passes of the model inside are compiled: ``"none"``, ``"lowered"`` or ``"gradients"``.
 

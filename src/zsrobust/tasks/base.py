@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,6 +105,10 @@ class Task:
         Raises:
             ConfigError: the limit is not at least 1, or the seed is negative.
         """
+        try:
+            limit = operator.index(limit)  # JSON knows none of numpy's
+        except TypeError:
+            raise ConfigError(f"limit = {limit!r} must be a whole number of at least 1") from None
         if limit < 1:
             raise ConfigError(f"limit = {limit} must be at least 1")
         if seed < 0:

@@ -64,7 +64,9 @@ def encode_labels(
             ``values``.
     """
     if len(values) and all(isinstance(value, str) for value in values):
-        names = tuple(sorted(str(value) for value in set(values if vocabulary is None else vocabulary)))
+        # A split without labels has nulls or empty texts: nobody's class.
+        named = {value for value in vocabulary or () if isinstance(value, str) and value.strip()}
+        names = tuple(sorted({str(value) for value in values} | named))
         number: Mapping[object, int] = {name: i for i, name in enumerate(names)}
         return np.array([number[value] for value in values], dtype=np.int64), names
     return as_labels(values, where), None
