@@ -7,6 +7,7 @@ all that is asked. Run it with ``python examples/two_tower.py``; it needs no net
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -79,6 +80,10 @@ class TwoTower(nn.Module):
     def visual_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Only needed to adapt it: what training may change."""
         return self.visual.named_parameters(prefix="visual")
+
+    def copy(self) -> TwoTower:
+        """Only needed to adapt it: the copy is trained, and this one stays as it is."""
+        return copy.deepcopy(self)
 
 
 def build(*, seed: int = 0) -> TwoTower:

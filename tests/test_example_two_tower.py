@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from zsrobust.adaptation import adapt
+from zsrobust.attacks.pgd import PGD
 from zsrobust.encoders import Encoder
+from zsrobust.tasks import task
 from zsrobust.text_head import TextHead
+from zsrobust.threat import Threat
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,18 @@ def test_only_the_visual_tower_is_adapted(example: ModuleType) -> None:
     visual = dict(encoder.visual_parameters())
     assert set(visual) == {name for name in named if name.startswith("visual.")}
     assert all(named[name] is parameter for name, parameter in visual.items())
+
+
+def test_it_can_be_adapted_and_stays_as_it_is(example: ModuleType) -> None:
+    encoder = example.build()
+    found = adapt(
+        encoder,
+        task=task("world-shape", split="train", limit=8),
+        attack=PGD(Threat("linf", "4/255"), steps=1),
+        epochs=1,
+        batch_size=8,
+    )
+    before, after = dict(encoder.visual_parameters()), dict(found.visual_parameters())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(value, dict(example.build().named_parameters())[name]) for name, value in before.items())
+    assert (encoder.name, found.name) == ("conv-and-words", "conv-and-words+tecoa")

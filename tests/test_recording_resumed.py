@@ -20,7 +20,7 @@ from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Outcome
 from zsrobust.attacks.pgd import PGD
 from zsrobust.attacks.suites import Member, Suite
-from zsrobust.errors import RunError
+from zsrobust.errors import ConfigError, RunError
 from zsrobust.tasks import Task
 from zsrobust.threat import Threat
 
@@ -55,6 +55,9 @@ class Switched(Toy):
 
     def set_compiled(self, passes: str) -> None:
         raise AssertionError("not asked for")
+
+    def forget_lowered(self) -> None:
+        """There is none."""
 
 
 def test_records_without_a_run_json_belong_to_nobody(encoder: Toy, blobs: Task, tmp_path: Path) -> None:
@@ -229,3 +232,70 @@ def test_the_same_images_in_another_place_are_the_same(encoder: Toy, blobs: Task
     other = at("photos", labelled_by(encoder, task(8, seed=1)))
     with pytest.raises(RunError, match="fingerprint of task 'blobs'"):
         evaluate(encoder, other, run=tmp_path, limit=6, **WEAK)
+
+
+class Rounds(Toy):
+    """A step without a gradient."""
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().encode_pixels((pixels * 15).round() / 15)
+
+
+class Declared(Rounds):
+    """The same model with a stand-in: the weights and the answers are the same ones."""
+
+    def encode_differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
+        return Toy.encode_pixels(self, pixels)
+
+
+class Averaged(Rounds):
+    samples = 2
+
+
+@pytest.mark.parametrize(
+    ("other", "told"), [(Declared, "surrogate of .* was false, now true"), (Averaged, "samples of .* was 1, now 2")]
+)
+def test_what_a_defence_declares_makes_it_another_model(
+    other: type[Toy], told: str, blobs: Task, tmp_path: Path
+) -> None:
+    evaluate(Rounds(scale=50.0), blobs, run=tmp_path, **WEAK)
+    with pytest.raises(RunError, match=told):
+        evaluate(other(scale=50.0), blobs, run=tmp_path, **WEAK)
+    evaluate(Rounds(scale=50.0), blobs, run=tmp_path, **WEAK)
+    before = header(tmp_path)
+    for model in before["models"]:  # as runs of earlier versions
+        del model["samples"], model["surrogate"]
+    (tmp_path / "run.json").write_text(json.dumps(before))
+    evaluate(other(scale=50.0), blobs, run=tmp_path, **WEAK)
+    with pytest.raises(RunError, match="now"):
+        evaluate(Rounds(scale=50.0), blobs, run=tmp_path, **WEAK)
+
+
+class Told(Claiming):
+    """An attack that says of itself what it is given."""
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def describe(self) -> Any:
+        return self.told
+
+
+@pytest.mark.parametrize("told", [{}, {"name": "another"}], ids=["none", "another"])
+def test_an_attack_is_stored_under_the_name_of_its_records(
+    told: dict[str, Any], encoder: Toy, blobs: Task, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        found = evaluate(encoder, blobs, attacks=Told(told), run=tmp_path, rows=4)
+        assert [row.attack for row in found.summary.rows] == ["claiming"]
+    assert [attack["name"] for attack in header(tmp_path)["attacks"]] == ["claiming"]
+
+
+@pytest.mark.parametrize("told", [None, {"eps": torch.ones(1)}, {"eps": float("nan")}], ids=["none", "tensor", "nan"])
+def test_what_json_cannot_hold_is_refused_before_the_first_pass(
+    told: Any, encoder: Toy, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "quick", None)
+    with pytest.raises(ConfigError, match=r"^attack 'claiming': describe\(\) cannot be stored as JSON: .*$"):
+        evaluate(encoder, blobs, attacks=Told(told), run=tmp_path, rows=4)
+    assert not (tmp_path / "records.jsonl").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,6 +187,20 @@ def test_what_is_no_eps_is_refused_in_one_line(text: str | float) -> None:
     with pytest.raises(ConfigError, match="ε") as caught:
         parse_eps(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("eps", [None, [1], {"linf": 1}, (0.1, 0.2)])
+def test_what_no_number_can_be_made_of_is_refused_in_one_line(eps: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^ε must be written like 4/255 or 0\.0157, not .*$"):
+        Threat("linf", eps)
+
+
+@pytest.mark.parametrize("given", [None, 4, ["linf"], {"linf": 1}])
+def test_a_name_that_is_no_text_is_unknown(given: Any) -> None:
+    with pytest.raises(UnknownName, match=r"^unknown norm '.*known: l2, linf, patch"):
+        Threat(given)
+    with pytest.raises(UnknownName, match=r"^unknown threat space '.*known: model, native"):
+        Threat(space=given)
 
 
 def test_unknown_names_get_the_nearest() -> None:

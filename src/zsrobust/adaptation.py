@@ -33,6 +33,7 @@ from zsrobust.errors import ConfigError, RunError
 from zsrobust.evaluation import device_of, fingerprint_of, in_space
 from zsrobust.fitting import fitting_batch
 from zsrobust.held_out import IMAGES, Examiner, scored
+from zsrobust.losses import cross_entropy
 from zsrobust.methods import METHODS
 from zsrobust.methods.base import Learner, Method
 from zsrobust.methods.targets import check, check_batches, check_split
@@ -52,6 +53,8 @@ EXTRA = "method."
 """Before the names of what a method trains beside the encoder."""
 
 
+@torch.inference_mode(False)  # somebody else's must not reach the training, which need gradients
+@torch.enable_grad()
 def adapt(
     encoder: Encoder,
     *,
@@ -70,7 +73,8 @@ def adapt(
     Args:
         encoder: A model that is also a ``torch.nn.Module`` with ``visual_parameters()`` and ``copy()``.
         task: The training examples; all its class prompts are in the loss.
-        attack: What the learner trains against; its threat's space decides where perturbations live.
+        attack: What the learner trains against; its threat's space decides where perturbations live. One run, whose
+            loss is the method's and whose precision is the recipe's ``attack_precision``.
         method: A name, or an object that fulfils :class:`~zsrobust.methods.base.Method`: the loss.
         tuning: A name, or an object that fulfils :class:`~zsrobust.tuning.base.Tuning`: what is trained.
         held_out: Examples of the same classes, with which the method's own classifier is scored after the last step,
@@ -89,6 +93,7 @@ def adapt(
             fit into memory; or another process of the job is gone.
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
+    _check_attack(attack)
     method = METHODS[method]() if isinstance(method, str) else method
     tuning = TUNINGS[tuning]() if isinstance(tuning, str) else tuning
     how, here, folder = Recipe.of(recipe), world(), Path(run) if run is not None else None
@@ -241,6 +246,22 @@ def _naming_the_checkpoint(folder: Path | None) -> Iterator[None]:
         where = f"goes on from {last}" if last else "starts again: there was no checkpoint yet"
         error.args = (f"{str(error).split(';')[0]}; the same command {where}",)
         raise
+
+
+def _check_attack(attack: object) -> None:
+    """Refuses what of an attack has no effect here: the result would say that it was trained with it."""
+    if not isinstance(attack, PGD):
+        given = repr(attack) if isinstance(attack, str) else type(attack).__name__
+        raise ConfigError(f"attack must be a PGD, such as PGD(threat, steps=2), not {given}")
+    if attack.loss is not cross_entropy:
+        loss = getattr(attack.loss, "__name__", type(attack.loss).__name__)
+        raise ConfigError(f"the method says what the adversary climbs: choose method=, not PGD(loss={loss})")
+    if attack.precision != "float32":
+        raise ConfigError(
+            f"how the adversary's passes are computed says attack_precision=, not PGD(precision='{attack.precision}')"
+        )
+    if attack.restarts != 1:
+        raise ConfigError(f"adaptation takes one run of the attack, not PGD(restarts={attack.restarts})")
 
 
 def _check_passes(encoder: Encoder, how: Recipe) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
@@ -30,7 +29,7 @@ from zsrobust.recording import describe_model, evaluate_into, settings
 from zsrobust.records import CLEAN
 from zsrobust.refusals import check_images, check_runnable, whole_seeds
 from zsrobust.report import Run, Summary, load_run, summarise, write
-from zsrobust.run_folder import ReadOnly, RunFolder, claimed
+from zsrobust.run_folder import ReadOnly, RunFolder, claimed, named_or_temporary
 from zsrobust.tasks import Task, task
 from zsrobust.tasks.catalogue import catalogue
 from zsrobust.tasks.suites import SUITES
@@ -154,7 +153,7 @@ def evaluate(
         raise ConfigError("pictures are for the report of a run: name its folder with run=")
     passes: Passes = "lowered" if mode == "fast" and device_of(encoders[0]).type == "cuda" else "float32"
     with (
-        _folder(run) as path,
+        named_or_temporary(run) as path,
         claimed(Path(path), kind=kind) if me.main else nullcontext(),
         tuned(
             encoders, evaluated_with(Path(path)), rows=rows, attention=attention, compile=compile, passes=passes
@@ -389,12 +388,3 @@ def strongest(attacks: Sequence[Asked]) -> Attack:
     largest = widest(attack.threat for attack in attacks)
     alone = [a for a in attacks if isinstance(a, Attack) and a.threat == largest and a.describe().get("gradient", True)]
     return alone[0] if alone else PGD(largest, 50)
-
-
-@contextmanager
-def _folder(run: str | Path | None) -> Iterator[str | Path]:
-    if run is not None:
-        yield run
-        return
-    with tempfile.TemporaryDirectory(prefix="zsrobust-") as temporary:
-        yield temporary

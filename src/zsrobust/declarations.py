@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from zsrobust.attacks.suites import Suite
 from zsrobust.attacks.transfer import Transfer
 from zsrobust.encoders.base import Encoder
 from zsrobust.encoders.switches import OWN, attention_of
-from zsrobust.errors import UnreadableImage
+from zsrobust.errors import ConfigError, UnreadableImage
 from zsrobust.evaluation import fingerprint_of
 from zsrobust.pixels import to_pixels
 from zsrobust.run_folder import RunFolder
@@ -50,7 +51,9 @@ def declare(run: RunFolder, encoder: Encoder, tasks: Sequence[Task], attacks: Se
 def describe_model(run: RunFolder, encoder: Encoder) -> None:
     """Declares the model in ``run.json``."""
     provenance, attention = dict(encoder.provenance), attention_of([encoder])
+    attacked = _attacked(encoder)
     _tell_attention(run, encoder.name, attention)
+    _tell_attacked(run, encoder.name, attacked)
     run.declare(
         "models",
         {
@@ -60,8 +63,25 @@ def describe_model(run: RunFolder, encoder: Encoder) -> None:
             "resize": encoder.resize_description,
             "attention": attention,
             "provenance": provenance,
+            **attacked,
         },
     )
+
+
+def _attacked(encoder: Encoder) -> dict[str, object]:
+    """What a model declares about how it is attacked; its fingerprint may be blind to that."""
+    samples: object = getattr(encoder, "samples", 1)
+    return {
+        "samples": samples if isinstance(samples, int) else repr(samples),
+        "surrogate": getattr(encoder, "encode_differentiable", None) is not None,
+    }
+
+
+def _tell_attacked(run: RunFolder, name: str, now: Mapping[str, object]) -> None:
+    """Completes a model of earlier versions, which do not say how it was attacked."""
+    for entry in run.header["models"]:
+        if entry["name"] == name:
+            entry.update({key: value for key, value in now.items() if key not in entry})
 
 
 def _tell_attention(run: RunFolder, name: str, now: str) -> None:
@@ -100,7 +120,23 @@ def _declare_attack(run: RunFolder, attack: Asked, source: Mapping[str, object],
         _tell_tasks(run, attack)
         run.declare("attacks", attack.for_classes(classes).describe() | ball | this)
     else:
-        run.declare("attacks", {**attack.describe(), **ball, **source})
+        run.declare("attacks", {**_described(attack), **ball, **source})
+
+
+def _described(attack: Asked) -> dict[str, Any]:
+    """What an attack says of itself, under the name that its records have.
+
+    Raises:
+        ConfigError: it cannot be stored as JSON.
+    """
+    told: object = attack.describe()
+    try:
+        if not isinstance(told, Mapping):
+            raise TypeError(f"it is a {type(told).__name__} and no mapping")
+        json.dumps(dict(told), allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"attack '{attack.name}': describe() cannot be stored as JSON: {problem}") from None
+    return {**told, "name": attack.name}
 
 
 def _tell_tasks(run: RunFolder, attack: Oblivious) -> None:

@@ -29,9 +29,9 @@ class ConfigError(ZSRobustError):
 class UnknownName(ConfigError):
     """A name that nothing is registered under."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str], *, also: str = "") -> None:
+    def __init__(self, kind: str, given: object, allowed: Iterable[str], *, also: str = "") -> None:
         names = sorted(allowed)
-        near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         super().__init__(f"unknown {kind} '{given}'{hint} (known: {shown or 'none'}{'; ' if also else ''}{also})")

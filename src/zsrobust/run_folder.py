@@ -75,6 +75,16 @@ def check_kind(path: Path, kind: str) -> None:
 
 
 @contextmanager
+def named_or_temporary(run: str | Path | None) -> Iterator[str | Path]:
+    """The place of a run: what is named, else a folder that is removed at the end."""
+    if run is not None:
+        yield run
+        return
+    with tempfile.TemporaryDirectory(prefix="zsrobust-") as temporary:
+        yield temporary
+
+
+@contextmanager
 def claimed(path: Path, *, kind: str) -> Iterator[None]:
     """Makes the run folder and keeps it for this process until the end: two would overwrite each other's ``run.json``.
 

@@ -41,7 +41,10 @@ def parse_eps(text: str | float, called: str = "ε") -> float:
         raise ConfigError(f"{called} must be written like 4/255 or 0.0157, not {text}")
     # A whole number as it is, any other as a decimal: numpy's scalars write themselves differently.
     whole = isinstance(text, str) or hasattr(text, "__index__")
-    written = str(text).strip() if whole else repr(float(text))
+    try:
+        written = str(text).strip() if whole else repr(float(text))
+    except (TypeError, ValueError):
+        raise ConfigError(f"{called} must be written like 4/255 or 0.0157, not {text!r}") from None
     numerator, slash, denominator = written.partition("/")
     try:
         value = float(numerator) / float(denominator) if slash else float(written)

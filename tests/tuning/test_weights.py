@@ -18,7 +18,7 @@ from zsrobust.threat import Threat
 from zsrobust.tuning import TUNINGS
 from zsrobust.tuning.base import Tuning
 from zsrobust.tuning.lora import LoRA
-from zsrobust.tuning.weights import LastBlocks, LayerNorms
+from zsrobust.tuning.weights import Full, LastBlocks, LayerNorms
 
 BLOCK = 16  # tensors of one block: 4 + 2 linear layers and 2 LayerNorms, each with a bias
 
@@ -101,3 +101,16 @@ def test_they_are_found_by_name_and_say_what_they_are() -> None:
     assert TUNINGS["last-blocks"](count=2).describe() == {"name": "last-blocks", "count": 2}
     assert TUNINGS["layernorm"]().describe() == {"name": "layernorm"}
     assert all(isinstance(TUNINGS[name](), Tuning) for name in ("last-blocks", "layernorm", "lora"))
+
+
+class Fixed(Toy):
+    """Nobody can give it another name."""
+
+    name = property(lambda self: "fixed")
+
+
+def test_an_encoder_that_cannot_be_renamed_is_refused_before_it_is_trained() -> None:
+    encoder = Toy()
+    encoder.__class__ = Fixed
+    with pytest.raises(ModelError, match=r"^'fixed' cannot be adapted: its name cannot be set, and the adapted model"):
+        Full().prepare(encoder, seed=0)

@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zsrobust.attacks import numerals
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, nearest_rivals, no_rivals
 from zsrobust.attacks.naming import full_name
 from zsrobust.attacks.objectives import away, away_dlr, check_targeted_dlr, towards_rival, towards_rival_dlr
@@ -77,6 +78,7 @@ class APGD(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         self.threat.only_ball("apgd")
         if self.loss not in {**UNTARGETED, **TARGETED}:
             raise UnknownName("APGD loss", self.loss, {**UNTARGETED, **TARGETED})

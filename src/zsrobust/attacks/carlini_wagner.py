@@ -19,6 +19,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from zsrobust.attacks import numerals
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, no_rivals
 from zsrobust.attacks.naming import full_name
 from zsrobust.attacks.objectives import away
@@ -64,6 +65,7 @@ class CarliniWagner(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         if self.threat.norm != "l2":
             raise ConfigError(
                 f"attack 'cw-l2' measures in L2 and cannot search {self.threat.describe()}; "

@@ -26,6 +26,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from zsrobust.attacks import numerals
 from zsrobust.attacks.hyperplanes import onto_hyperplane
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, nearest_rivals, no_rivals
 from zsrobust.attacks.naming import full_name
@@ -71,6 +72,7 @@ class FAB(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         self.threat.only_ball("fab")
         if self.steps < 1:
             raise ConfigError(f"FAB needs at least 1 step, not {self.steps}")

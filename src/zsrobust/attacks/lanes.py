@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zsrobust.attacks.base import Found, Model, Outcome
 from zsrobust.attacks.probe import Lanes, Precision, Probe
+from zsrobust.errors import ConfigError
 from zsrobust.threat import Threat
 
 Key = tuple[str | int, ...]
@@ -109,9 +110,13 @@ def stream(
 
     Yields:
         Positions (b,) in the batch and what was found; every position comes once.
+
+    Raises:
+        ConfigError: pixels outside of [0, 1].
     """
     if len(pixels) == 0:
         return
+    check_pixels(pixels)
     if attack.threat.eps == 0:
         yield _untouched(pixels)
         return
@@ -304,6 +309,20 @@ class _Work:
             torch.tensor(claimed, device=device),
         )
         return torch.tensor(positions, device=device), outcome
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Whether images are pixels. Around others, no point of the ball is in the box: every search would find nothing.
+
+    Raises:
+        ConfigError: some are outside of [0, 1], or no numbers.
+    """
+    low, high = (float(end) for end in pixels.detach().aminmax())
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(
+            f"pixels must be in [0, 1], not from {low:.8g} to {high:.8g}: normalising is the model's, and 0…255 is for "
+            "image files"
+        )
 
 
 def no_rivals(labels: Tensor, runs: int) -> Tensor:

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from zsrobust.errors import ConfigError, UnknownName
 
@@ -20,7 +21,7 @@ Mode = Literal["exact", "fast", "float32"]
 """``exact``: a bfloat16 scout goes ahead of the standard suites, and every attack runs fully in float32. ``fast``:
 everything in bfloat16, every break verified in float32. ``float32``: no bfloat16 anywhere."""
 
-Length = float
+Length = Annotated[float, "length"]
 """An annotation: in pixel range [0, 1], written like ε."""
 
 RESERVED = ("mode", "precision")
@@ -209,8 +210,10 @@ def _kinds(parameter: inspect.Parameter | None) -> set[str]:
     if parameter is None or parameter.annotation is inspect.Parameter.empty:
         return set()
     annotation = parameter.annotation
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return {part.strip() for part in text.split("|")}
+    if isinstance(annotation, str):
+        return {part.strip() for part in annotation.split("|")}
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return {"Length" if part == Length else inspect.formatannotation(part) for part in parts}
 
 
 def _typed(written: Written, parameter: inspect.Parameter | None, name: str, value: object) -> object:

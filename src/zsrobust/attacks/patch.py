@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zsrobust import squares
+from zsrobust.attacks import loss_code, numerals
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, no_rivals
 from zsrobust.attacks.naming import full_name
 from zsrobust.attacks.objectives import Loss, away
@@ -56,6 +57,7 @@ class Patch(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         if self.threat.norm != "patch":
             raise ConfigError(
                 f"attack 'patch' cannot search {self.threat.describe()}, only patches: --threat patch:0.05"
@@ -96,7 +98,7 @@ class Patch(LaneAttack):
             "step_size": self.alpha,
             "places": self.places,
             "restarts": self.restarts,
-            "loss": getattr(self.loss, "__name__", str(self.loss)),
+            **loss_code.described(self.loss),
             "precision": self.precision,
             "gradient": True,
         }

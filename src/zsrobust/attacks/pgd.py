@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from zsrobust.attacks import loss_code, numerals
 from zsrobust.attacks.ascent import ascend, step
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, no_rivals
 from zsrobust.attacks.naming import full_name
@@ -53,6 +54,7 @@ class PGD(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         self.threat.only_ball("pgd")
         if self.steps < 1:
             raise ConfigError(f"PGD needs at least 1 step, not {self.steps}")
@@ -103,7 +105,7 @@ class PGD(LaneAttack):
             "step_size": self.alpha,
             "restarts": self.restarts,
             "random_start": self.random_start,
-            "loss": getattr(self.loss, "__name__", str(self.loss)),
+            **loss_code.described(self.loss),
             "precision": self.precision,
             "gradient": True,
         }

@@ -22,6 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from zsrobust.attacks import numerals
 from zsrobust.attacks.lanes import Key, LaneAttack, Runs, no_rivals
 from zsrobust.attacks.naming import full_name
 from zsrobust.attacks.probe import Lanes, Precision, Probe
@@ -62,6 +63,7 @@ class Square(LaneAttack):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         self.threat.only_ball("square")
         if self.horizon is not None and self.horizon < 1:
             raise ConfigError(f"attack 'square': horizon is a number of queries, at least 1, not {self.horizon}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
+from zsrobust.attacks import numerals
 from zsrobust.attacks.apgd import APGD
 from zsrobust.attacks.base import Model
 from zsrobust.attacks.naming import full_name
@@ -51,6 +52,7 @@ class Transfer:
     loaded: Named | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        numerals.settle(self)
         if not self.called:
             raise ConfigError("attack 'transfer' needs a model to come from, for example transfer:tiny")
         self.climb  # noqa: B018 - refuses what APGD refuses, now and not after the model has been loaded

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zsrobust.defences.options import takes
+from zsrobust.defences.options import kind_of, takes
 from zsrobust.errors import ConfigError, ModelError
 from zsrobust.randomness import Draws, uniform
 from zsrobust.threat import format_eps
@@ -193,7 +193,7 @@ class Defence(nn.Module):
 
 
 def _written(value: object, parameter: inspect.Parameter) -> str:
-    return format_eps(value) if parameter.annotation == "Length" and isinstance(value, float) else str(value)
+    return format_eps(value) if kind_of(parameter) == "Length" and isinstance(value, float) else str(value)
 
 
 def least(defence: str, option: str, value: float, at_least: float) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from zsrobust.errors import ConfigError, UnknownName
 
-Length = float
+Length = Annotated[float, "length"]
 """An annotation: in pixel range [0, 1], written like ε."""
 
 
@@ -49,9 +49,16 @@ def arguments(build: Callable[..., Any], name: str, written: Mapping[str, str]) 
     return {option: _typed(name, known[option], value) for option, value in written.items()}
 
 
-def _typed(name: str, parameter: inspect.Parameter, value: str) -> object:
+def kind_of(parameter: inspect.Parameter) -> str:
+    """The annotation as a word, ``"Length"`` say, however the class's module has its annotations read."""
     annotation = parameter.annotation
-    kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if isinstance(annotation, str):
+        return annotation
+    return "Length" if annotation == Length else getattr(annotation, "__name__", "")
+
+
+def _typed(name: str, parameter: inspect.Parameter, value: str) -> object:
+    kind = kind_of(parameter)
     called = f"{parameter.name} of defence '{name}'"
     if kind == "Length":
         from zsrobust.threat import parse_eps  # with torch, which listing names must not need

@@ -123,10 +123,18 @@ def copied(encoder: Encoder) -> Any:
     """A copy of an encoder that can be adapted; nothing of it requires a gradient.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: it cannot, or it could not be given the name and the provenance of the adapted model.
     """
     copy = writable(encoder, "adapted").copy()
     copy.requires_grad_(False)
+    for attribute in ("name", "provenance"):
+        try:
+            setattr(copy, attribute, getattr(copy, attribute))
+        except AttributeError:
+            raise ModelError(
+                f"'{encoder.name}' cannot be adapted: its {attribute} cannot be set, and the adapted model has another "
+                "one; make it a plain attribute, or a property with a setter"
+            ) from None
     return copy
 
 
