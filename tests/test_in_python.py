@@ -106,3 +106,19 @@ def test_weights_edited_by_hand_are_attacked_as_they_are(tiny: HuggingFaceEncode
     for _, weight in fresh.visual_parameters():
         weight.data.mul_(1.01)
     assert found(model) == found(fresh)
+
+
+def test_what_is_not_open_is_one_line(encoder: Toy) -> None:
+    blobs, attack = labelled_by(encoder, task(4)), zr.PGD(zr.Threat("linf", "1/255"), 1)
+    wrong: list[tuple[Any, str]] = [
+        (lambda: zr.adapt("tiny", task=blobs, attack=attack), "'tiny' is no encoder: zsrobust.load"),  # type: ignore[arg-type]
+        (lambda: zr.adapt(encoder, task="digits", attack=attack), "'digits' is no task: zsrobust.task"),  # type: ignore[arg-type]
+        (lambda: zr.sanity("tiny", blobs, "linf:1/255"), "'tiny' is no encoder: zsrobust.load"),  # type: ignore[arg-type]
+        (lambda: zr.sanity(encoder, "digits", "linf:1/255"), "'digits' is no task: zsrobust.task"),  # type: ignore[arg-type]
+        (lambda: zr.evaluate(torch.nn.Linear(2, 2), blobs), "a Linear is no encoder: zsrobust.load"),  # type: ignore[arg-type]
+        (lambda: zr.evaluate(Path("nowhere/model"), blobs), "nowhere/model"),  # type: ignore[arg-type]
+    ]
+    for call, line in wrong:
+        with pytest.raises(zr.ZSRobustError) as caught:
+            call()
+        assert line in str(caught.value)

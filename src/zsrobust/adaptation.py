@@ -41,6 +41,7 @@ from zsrobust.metrics import MetricsFile
 from zsrobust.randomness import seeded
 from zsrobust.recipe import AUTO, OPTIMIZERS, Recipe
 from zsrobust.recomputation import blocks_of
+from zsrobust.refusals import check_open
 from zsrobust.run_folder import versions
 from zsrobust.tasks import Task
 from zsrobust.text_head import TextHead
@@ -93,6 +94,7 @@ def adapt(
             fit into memory; or another process of the job is gone.
         DivergedError: the loss became NaN or ran away; the message names the last good checkpoint.
     """
+    check_open(encoder, task)
     _check_attack(attack)
     method = METHODS[method]() if isinstance(method, str) else method
     tuning = TUNINGS[tuning]() if isinstance(tuning, str) else tuning

@@ -221,7 +221,11 @@ def _in_order(model: Encoder | str | Sequence[Encoder | str]) -> list[Encoder]:
         ConfigError: none, or two of one name.
     """
     given = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
-    encoders = [load_model(one, device="cpu") if isinstance(one, str) else one for one in given]
+    encoders = [load_model(str(one), device="cpu") if isinstance(one, str | Path) else one for one in given]
+    if strange := [type(one).__name__ for one in encoders if not hasattr(one, "encode_pixels")]:
+        raise ConfigError(
+            f"a {strange[0]} is no encoder: zsrobust.load(…) opens one, and docs/adding.md says what one is"
+        )
     names = [encoder.name for encoder in encoders]
     if not names:
         raise ConfigError("no model given")

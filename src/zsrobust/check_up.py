@@ -17,6 +17,7 @@ from zsrobust.errors import ConfigError
 from zsrobust.evaluation import classifier_for, device_of, in_space
 from zsrobust.passes import ROWS
 from zsrobust.pixels import to_pixels
+from zsrobust.refusals import check_open
 from zsrobust.tasks import Task
 from zsrobust.threat import Threat
 
@@ -98,6 +99,7 @@ def sanity(
         ConfigError: a limit that is not allowed, a threat that is no ball, or a task of one class.
         DataError: the task's images cannot be read.
     """
+    check_open(encoder, task)
     if not 1 <= limit <= MOST:
         raise ConfigError(f"a check-up takes 1 to {MOST} examples, not {limit}")
     ball = Threat.parse(threat) if isinstance(threat, str) else threat

@@ -42,6 +42,22 @@ def check_runnable(encoders: Sequence[Encoder], tasks: Sequence[Task], attacks: 
                 classifier_for(encoder, task)
 
 
+def check_open(encoder: object, task: object) -> None:
+    """Whether these are a model and a task, and not what they are called or made of.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not hasattr(encoder, "encode_pixels"):
+        raise ConfigError(f"{_shown(encoder)} is no encoder: zsrobust.load(…) opens one by its name or path")
+    if not isinstance(task, Task):
+        raise ConfigError(f"{_shown(task)} is no task: zsrobust.task(…) opens one by its name or path")
+
+
+def _shown(given: object) -> str:
+    return repr(given) if isinstance(given, str | Path) else f"a {type(given).__name__}"
+
+
 def _check_inputs(encoders: Sequence[Encoder]) -> None:
     first = encoders[0]
     for other in encoders[1:]:
