@@ -277,7 +277,7 @@ def test_an_option_that_is_not_allowed_is_named(option: dict[str, Any], message:
 
 def test_what_cannot_be_adapted_is_refused() -> None:
     class Frozen:
-        name, geometry = "frozen", None
+        name, geometry, encode_pixels = "frozen", None, None
 
     with pytest.raises(ModelError, match="'frozen' cannot be adapted"):
         run(Frozen())
